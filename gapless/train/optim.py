@@ -1,0 +1,62 @@
+"""AdamW with its parameter groups, and the learning rate as a function of the step alone."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from gapless.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; those of at most one dimension are not decayed unless ``decay_all``."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trainable if config.decay_all or p.ndim > 1]
+    spared = [p for p in trainable if not config.decay_all and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def learning_rate(config: OptimConfig, step: int, total: int) -> float:
+    """Learning rate of a step (counted from 0): linear warm-up, then constant, or cosine or linear to zero.
+
+    A function of the optimiser step alone, so it cannot run faster on more processes.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return config.lr * (1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+
+class WeightAverage:
+    """Exponential moving average of trainable parameters, with a warm-up so that early steps count.
+
+    Args:
+        parameters: name and parameter, of the prepared model.
+        decay: weight of the past; min(decay, (1 + step) / (10 + step)) is used.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: float) -> None:
+        self.decay = decay
+        self.parameters = {name: p for name, p in parameters if p.requires_grad}
+        self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the parameters."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.averages.values()), [p.detach() for p in self.parameters.values()], weight)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange averages and parameters; a second call undoes it."""
+        for name, p in self.parameters.items():
+            held = p.detach().clone()
+            p.copy_(self.averages[name])
+            self.averages[name].copy_(held)

@@ -1,0 +1,243 @@
+"""From a configuration to a run folder: builds the parts, continues what was interrupted, trains, exports."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import load_file
+
+from gapless.config import Config, check_config, config_hash, flatten
+from gapless.data import Place, build_eval_data, build_train_data
+from gapless.data.emoji import emoji_classes
+from gapless.data.shards import is_remote
+from gapless.data.tokens import CaptionTokenizer
+from gapless.errors import ConfigError, DataError
+from gapless.eval import PairEvaluation
+from gapless.losses import PRESETS, Objective
+from gapless.models import build_model, load_export, save_export
+from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
+from gapless.train.loop import Parts, averaged, fit
+from gapless.train.optim import WeightAverage, build_optimizer
+from gapless.train.signals import StopFlag
+from gapless.train.step import ContrastiveStep
+from gapless.train.tracking import Tracker, start_trackers
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.", "data.workers")
+"""Keys that do not touch the numbers of a run, so that it continues with others."""
+PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def build_objective(config: Config) -> Objective:
+    """The objective: the preset's terms, with ``loss.terms`` over them."""
+    terms = PRESETS[config.loss.preset] | config.loss.terms
+    return Objective(terms, config.loss.uniform_t, config.loss.align_alpha)
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run lies."""
+    return Path(config.output) / config.name.replace("{hash}", config_hash(config))
+
+
+def run_training(config: Config, fresh: bool = False) -> Path:
+    """Train, or continue, the run that a configuration describes, and export its model.
+
+    Args:
+        config: the run.
+        fresh: start anew in a folder beside an existing one.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        GaplessError: see the exit codes of ``gapless train``.
+    """
+    check_config(config)
+    objective = build_objective(config)
+    accelerator = build_accelerator(config)
+    folder = beside(run_folder(config)) if fresh else run_folder(config)
+    checkpoint = find_checkpoint(folder / "checkpoints")
+    if (folder / CONFIG_FILE).exists():
+        refuse_changes(folder, config)
+    accelerator.wait_for_everyone()
+    progress = load_progress(checkpoint) if checkpoint else Progress()
+    if progress.finished:
+        logger.info("%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step)
+        return folder
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    with StopFlag() as stop:
+        parts = build_parts(config, objective, accelerator, folder, checkpoint, progress, stop)
+        _announce(parts, folder, checkpoint)
+        start_trackers(accelerator, config, folder)
+        try:
+            fit(parts)
+        finally:
+            accelerator.end_training()
+    export_current(parts, folder / "export")
+    parts.checkpoints.mark_finished(progress)
+    return folder
+
+
+def build_accelerator(config: Config) -> Accelerator:
+    """Devices, precision and distribution as accelerate was launched, with what the configuration fixes."""
+    accelerator = Accelerator(
+        mixed_precision=PRECISION[config.train.precision],
+        log_with=config.tracking.to or None,
+        project_dir=str(run_folder(config)),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if accelerator.is_main_process:
+        said = "accelerate" if config.train.precision == "auto" else "train.precision"
+        logger.info(
+            "%d process(es) on %s, %s, precision %s (from %s)",
+            accelerator.num_processes, accelerator.device, accelerator.distributed_type.value,
+            accelerator.mixed_precision.replace("no", "fp32"), said,
+        )  # fmt: skip
+    return accelerator
+
+
+def build_parts(
+    config: Config,
+    objective: Objective,
+    accelerator: Accelerator,
+    folder: Path,
+    checkpoint: Path | None,
+    progress: Progress,
+    stop: StopFlag,
+) -> Parts:
+    """Everything the loop needs; from a checkpoint, exactly as it was left."""
+    place = Place(accelerator.process_index, accelerator.num_processes)
+    with accelerator.main_process_first():  # one process downloads weights
+        model, tokenizer = build_model(config.model, config.seed, objective.uses_bias, checkpoint)
+    if not objective.uses_temperature:
+        model.clip.logit_scale.requires_grad_(False)
+    if model.clip.logit_bias is not None and not objective.uses_bias:
+        model.clip.logit_bias.requires_grad_(False)
+    tokenize = CaptionTokenizer(tokenizer, trim=model.trims_captions)
+    with accelerator.main_process_first():  # one process indexes shards
+        data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place)
+        val = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, place)
+    if config.train.compile:
+        model.clip.visual.compile()
+        model.clip.transformer.compile() if hasattr(model.clip, "transformer") else model.clip.text.compile()
+    torch.manual_seed(config.seed + accelerator.process_index)
+    # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
+    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
+    clip = unwrap(accelerator, prepared).clip
+    average = WeightAverage(clip.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
+    if checkpoint:
+        load_optimizer(checkpoint, accelerator, prepared, optimizer, average)
+        if accelerator.scaler is not None and progress.scaler:
+            accelerator.scaler.load_state_dict(progress.scaler)
+    classes = emoji_classes() if config.data.source == "emoji" and config.eval.zero_shot else {}
+    return Parts(
+        config=config,
+        accelerator=accelerator,
+        model=prepared,
+        tokenizer=tokenizer,
+        optimizer=optimizer,
+        step=ContrastiveStep(prepared, objective, accelerator, config.train.micro_batch_size),
+        data=data,
+        evaluations=[PairEvaluation(val, tokenizer, classes, max_bad_fraction=config.data.max_bad_fraction)],
+        checkpoints=Checkpoints(folder / "checkpoints", accelerator, config.checkpoint.keep_last),
+        tracker=Tracker(folder, accelerator, progress.metrics_offset),
+        average=average,
+        stop=stop,
+        progress=progress,
+    )
+
+
+def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:
+    if not parts.accelerator.is_main_process:
+        return
+    step, per_epoch = parts.progress.step, parts.data.steps_per_epoch
+    if checkpoint:
+        epoch, k = divmod(step, per_epoch)
+        logger.info("resuming %s from %s: step %d, batch %d of %d in epoch %d", folder, checkpoint.name, step, k, per_epoch, epoch + 1)  # fmt: skip
+    else:
+        warm = parts.config.optim.warmup_steps
+        logger.info("%s: %d epochs of %d steps, %d pairs an epoch, lr %g (%s after %d warm-up steps)", folder, parts.config.train.epochs, per_epoch, parts.data.num_samples, parts.config.optim.lr, parts.config.optim.schedule, warm)  # fmt: skip
+
+
+def refuse_changes(folder: Path, config: Config) -> None:
+    """A run continues only with the configuration that it began with.
+
+    Raises:
+        ConfigError: names the keys that changed.
+    """
+    try:
+        old = flatten(yaml.safe_load((folder / CONFIG_FILE).read_text()))
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); --fresh starts anew beside it") from None
+    new = flatten(_plain(asdict(config)))
+    streamed = config.data.source == "shards" and is_remote(str(config.data.path))
+    free = FREE_TO_CHANGE[:-1] if streamed else FREE_TO_CHANGE
+    changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and not k.startswith(free)]
+    if changed:
+        told = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
+        raise ConfigError(f"{folder} began with another configuration: {told}. Use --fresh or another --name")
+
+
+def beside(folder: Path) -> Path:
+    """The folder itself if it is new, else the first free name with a number."""
+    number, candidate = 2, folder
+    while candidate.exists():
+        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return candidate
+
+
+def export_current(parts: Parts, folder: Path) -> None:
+    """Write the model as it is now, averaged if it is averaged."""
+    clip = unwrap(parts.accelerator, parts.model)
+    with averaged(parts.average):
+        state = {name: full(tensor) for name, tensor in clip.clip.state_dict().items()}
+    if parts.accelerator.is_main_process:
+        save_export(clip, parts.tokenizer, folder, state)
+    parts.accelerator.wait_for_everyone()
+
+
+def export_checkpoint(run: Path, name: str, output: Path) -> Path:
+    """Write the model of a run's checkpoint as an export folder.
+
+    Args:
+        run: the run's folder.
+        name: latest, best, or step_....
+        output: the export folder.
+
+    Returns:
+        The checkpoint that was exported.
+
+    Raises:
+        DataError: no such run or checkpoint.
+    """
+    checkpoint = find_checkpoint(run / "checkpoints", name)
+    if checkpoint is None:
+        found = sorted(p.name for p in (run / "checkpoints").glob("*")) if run.is_dir() else []
+        raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found) or 'none'})")
+    model, tokenizer = load_export(checkpoint)
+    averages: Mapping[str, Any] = load_file(checkpoint / "ema.safetensors")
+    save_export(model, tokenizer, output, model.clip.state_dict() | averages)
+    return checkpoint
+
+
+def _plain(tree: Any) -> Any:
+    """Tuples as lists, as YAML gives them back."""
+    if isinstance(tree, dict):
+        return {k: _plain(v) for k, v in tree.items()}
+    return [_plain(v) for v in tree] if isinstance(tree, list | tuple) else tree
+
+
+def with_changes(config: Config, **changes: Any) -> Config:
+    """A copy with some fields replaced; ``data={"batch_size": 8}`` replaces inside a part."""
+    parts = {k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return replace(config, **parts)
