@@ -211,7 +211,9 @@ def _dispatch(arguments: list[str]) -> int:
     verb = VERBS.get(arguments[0])
     if verb is None:
         close = difflib.get_close_matches(arguments[0], VERBS, n=1)
-        raise ConfigError(f"{arguments[0]!r} is no verb of gapless, {f'did you mean {close[0]}?' if close else 'see gapless --help'}")  # fmt: skip
+        raise ConfigError(
+            f"{arguments[0]!r} is no verb of gapless, {f'did you mean {close[0]}?' if close else 'see gapless --help'}"
+        )
     _set_up_logging()
     verb.run(parse(arguments[0], arguments[1:]))
     return 0
@@ -228,7 +230,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "exit codes: 0 done, 2 bad arguments or configuration, 3 bad or missing data, 4 not finite, 75 stopped and saved",
+            "exit codes: 0 done, 2 bad arguments or configuration, 3 bad or missing data,",
+            "            4 loss or gradient not finite, 75 stopped by a signal and saved",
             "--debug shows the traceback of an error",
         ]
     )
@@ -257,14 +260,23 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
 def _one_line(message: str, keys: list[str]) -> str:
     """jsonargparse's message, of any length, as a line with the key and, for unknown keys, the nearest one."""
     flat = " ".join(message.split())
-    for pattern in (r"unrecognized arguments: --?([\w.]+)", r"does not accept option '([\w.]+)'", r"Key '([\w.]+)' is not expected", r"[Uu]nknown key '?([\w.]+)"):  # fmt: skip
+    for pattern in (
+        r"unrecognized arguments: --?([\w.]+)",
+        r"does not accept option '([\w.]+)'",
+        r"Key '([\w.]+)' is not expected",
+        r"[Uu]nknown key '?([\w.]+)",
+    ):
         if match := re.search(pattern, flat):
             group = re.search(r"Group '([\w.]+)'", flat)
             key = f"{group[1]}.{match[1]}" if group and not match[1].startswith(f"{group[1]}.") else match[1]
             close = difflib.get_close_matches(key, keys, n=1)
             return f"{key}: unknown key" + (f", did you mean {close[0]}?" if close else "")
     flat = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", flat)
-    flat = re.sub(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\].*Given value: (.*)", r"\2 is none of \1", flat)  # fmt: skip
+    flat = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\].*Given value: (.*)",
+        r"\2 is none of \1",
+        flat,
+    )
     return re.sub(r"typing\.|<class '(\w+)'>", r"\1", flat)[:300]
 
 

@@ -8,8 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+import sys
+from argparse import ArgumentError
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
 
 from gapless.errors import ConfigError
 
@@ -240,6 +245,41 @@ class Config:
     """Trackers beside metrics.jsonl."""
 
 
+def load_config(*paths: Path) -> Config:
+    """The configuration that YAML files, laid over each other in order, ask for.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Config, None)
+    try:
+        values = vars(parser.instantiate(parser.parse_args([f"--config={path}" for path in paths])))
+    except ArgumentError as error:
+        raise ConfigError(f"{', '.join(map(str, paths))}: {' '.join(str(error).split())}") from None
+    return Config(**{k: v for k, v in values.items() if k != "config"})
+
+
+def config_file(name: str) -> Path:
+    """A file of configs/, in a checkout or as installed.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    roots = [Path(__file__).parents[1] / "configs", Path(sys.prefix) / "share" / "gapless" / "configs"]
+    for root in roots:
+        if (root / name).is_file():
+            return root / name
+    raise ConfigError(f"{name} is neither under {roots[0]} nor under {roots[1]}")
+
+
+def with_changes(config: Config, **changes: Any) -> Config:
+    """A copy with some fields replaced; ``data={"batch_size": 8}`` replaces inside a part."""
+    parts = {k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return replace(config, **parts)
+
+
 def flatten(tree: Flat, prefix: str = "") -> Flat:
     """``{"a": {"b": 1}}`` to ``{"a.b": 1}``; lists and empty dicts are values."""
     flat: Flat = {}
@@ -276,7 +316,7 @@ def check_config(config: Config) -> None:
         ("data.train_samples", _positive(c.data.train_samples, 2), "at least 2, or null"),
         ("data.val_samples", _positive(c.data.val_samples, 2), "at least 2, or null"),
         ("data.path", c.data.source == "emoji" or bool(c.data.path), f"set for source {c.data.source}"),
-        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set if and only if model.name is custom"),
+        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set for model.name=custom only"),
         ("model.embed_dim", _positive(c.model.embed_dim), "positive or null"),
         ("model.temperature", _positive(c.model.temperature), "positive or null"),
         ("loss.uniform_t", c.loss.uniform_t > 0, "positive"),

@@ -1,7 +1,9 @@
 """Pairs of images and captions, from anywhere, as batches that do not depend on the number of processes."""
 
-from gapless.data.loader import Place, build_eval_data, build_source, build_train_data
+from gapless.data.loader import build_eval_data, build_train_data
 from gapless.data.pairs import BadSample, Batch, Pair, PairDataset, PairSource
+from gapless.data.place import Place
+from gapless.data.sources import build_source
 
 __all__ = [
     "BadSample",

@@ -40,7 +40,11 @@ def coco_pairs(root: Path, split: str, karpathy: Path | None = None) -> list[Fil
     except (KeyError, TypeError) as error:
         raise DataError(f"captions_{split}2017.json: not COCO's caption format ({error!r})") from None
     if len(images) < len(tree["images"]):
-        logger.warning("captions_%s2017.json: %d duplicate image ids, one of each is used", split, len(tree["images"]) - len(images))  # fmt: skip
+        logger.warning(
+            "captions_%s2017.json: %d duplicate image ids, one of each is used",
+            split,
+            len(tree["images"]) - len(images),
+        )
     return [FilePair(str(i), folder / name, tuple(captions.get(i, ()))) for i, name in images.items()]
 
 

@@ -20,7 +20,13 @@ from gapless.errors import DataError
 
 Split = Literal["train", "val", "test"]
 
-SKIN_TONES = ("light skin tone", "medium-light skin tone", "medium skin tone", "medium-dark skin tone", "dark skin tone")
+SKIN_TONES = (
+    "light skin tone",
+    "medium-light skin tone",
+    "medium skin tone",
+    "medium-dark skin tone",
+    "dark skin tone",
+)
 _TONE = re.compile(r"\s*\b(?:medium-light|medium-dark|light|medium|dark) skin tone\b")
 _VARIATION_SELECTOR = "\ufe0f"
 _TONE_CHARACTERS = "".join(chr(code) for code in range(0x1F3FB, 0x1F400))

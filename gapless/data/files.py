@@ -49,7 +49,10 @@ def csv_pairs(path: Path, image: str, caption: str, separator: str) -> list[File
             reader = csv.DictReader(file, delimiter=separator)
             for key, column in (("csv_image", image), ("csv_caption", caption)):
                 if column not in (reader.fieldnames or ()):
-                    raise DataError(f"data.{key}: {path} has no column {column!r}, only {reader.fieldnames} (data.csv_separator is {separator!r})")  # fmt: skip
+                    raise DataError(
+                        f"data.{key}: {path} has no column {column!r}, only {reader.fieldnames} "
+                        f"(data.csv_separator is {separator!r})"
+                    )
             for row in reader:
                 captions.setdefault(row[image] or "", []).append(row[caption] or "")
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -4,64 +4,46 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
 from gapless.config import DataConfig
-from gapless.data.coco import coco_pairs
-from gapless.data.emoji import Split, emoji_pairs
-from gapless.data.files import csv_pairs, folder_pairs
-from gapless.data.pairs import Batch, Collate, FileSource, PairDataset, PairSource, SampleMaker, Subset, Tokenize
-from gapless.data.shards import ShardSource, expand_shards, is_remote
+from gapless.data.pairs import Batch, Collate, PairDataset, SampleMaker, Tokenize
+from gapless.data.place import Place
+from gapless.data.shards import expand_shards, is_remote
+from gapless.data.sources import build_source
 from gapless.data.stream import StreamDataset, remote_size
 from gapless.data.transforms import build_eval_transform, build_train_transform, image_size
-from gapless.errors import ConfigError, DataError
+from gapless.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Place:
-    """This process among all."""
-
-    rank: int = 0
-    world: int = 1
-
-    def chunk(self, n: int) -> slice:
-        """This process's contiguous part of n rows; parts differ by at most one row."""
-        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
-
-
-class BatchData(Protocol):
-    """Batches of this process, in the order of the global batches."""
+class TrainData(Protocol):
+    """An endless sequence of global batches, of which this process can make its part of any stretch."""
 
     num_samples: int
-    """Pairs of all processes together (in an epoch, for training); -1 if only reading tells."""
-    keys: Sequence[str] | None
-    """Name of each position in Batch.indices; None for streams."""
-
-
-class EvalData(BatchData, Protocol):
-    """Every pair once; all processes make equally many batches (some may be empty) unless streamed."""
-
-    equal_batches: bool
-
-    def batches(self) -> Iterable[Batch]: ...
-
-
-class TrainData(BatchData, Protocol):
-    """An endless sequence of global batches, of which any part can be made."""
-
+    """Pairs in an epoch, over all processes."""
     steps_per_epoch: int
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         """This process's part of global batches start to stop - 1."""
 
 
-# --- which samples -----------------------------------------------------------------------------------------------
+class EvalData(Protocol):
+    """Every pair once, over all processes."""
+
+    num_samples: int
+    """Pairs of all processes together; -1 if only reading tells."""
+    equal_batches: bool
+    """Whether all processes make equally many batches (some may be empty)."""
+
+    def batches(self) -> Iterable[Batch]: ...
+
+    def key(self, position: int) -> str:
+        """Name of a position in Batch.indices."""
 
 
 def epoch_order(shards: Sequence[int], seed: int, epoch: int, window: int) -> list[int]:
@@ -105,9 +87,6 @@ class GlobalBatchSampler:
             yield [(epoch, i) for i in batch[self.data.place.chunk(len(batch))]]
 
 
-# --- map-style ---------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class MapTrainData:
     """Training batches of a source with positions."""
@@ -123,12 +102,13 @@ class MapTrainData:
 
     def __post_init__(self) -> None:
         self.num_samples = len(self.dataset)
-        self.keys = None
         full, rest = divmod(self.num_samples, self.batch_size)
         # A single pair has no negatives: such a rest is always dropped.
         self.steps_per_epoch = full + (0 if self.drop_last or rest < 2 else 1)
         if self.steps_per_epoch == 0:
-            raise ConfigError(f"data.batch_size: {self.batch_size} is larger than the {self.num_samples} training pairs")
+            raise ConfigError(
+                f"data.batch_size: {self.batch_size} is larger than the {self.num_samples} training pairs"
+            )
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         sampler = GlobalBatchSampler(self.dataset, self, start, stop)
@@ -148,7 +128,9 @@ class MapEvalData:
 
     def __post_init__(self) -> None:
         self.num_samples = len(self.dataset)
-        self.keys = [self.dataset.source.key(i) for i in range(self.num_samples)]
+
+    def key(self, position: int) -> str:
+        return self.dataset.source.key(position)
 
     def batches(self) -> Iterable[Batch]:
         mine = range(self.num_samples)[self.place.chunk(self.num_samples)]
@@ -166,107 +148,43 @@ def _loader(dataset: Any, workers: int, **arguments: Any) -> Iterable[Batch]:
     return loader
 
 
-# --- streams -----------------------------------------------------------------------------------------------------
+@dataclass
+class StreamTrainData:
+    """Training batches of remote shards."""
+
+    stream: StreamDataset
+    num_samples: int
+    steps_per_epoch: int
+    workers: int
+
+    def batches(self, start: int, stop: int) -> Iterable[Batch]:
+        return _loader(self.stream.between(start, stop, self.steps_per_epoch), self.workers, batch_size=None)
 
 
 @dataclass
-class StreamData:
-    """Batches of remote shards, for training (with steps) or evaluation (every shard once)."""
+class StreamEvalData:
+    """Evaluation batches of remote shards: each shard once, by one process."""
 
-    config: DataConfig
-    shards: list[str]
-    make_sample: SampleMaker
-    collate: Collate
-    caption_rule: str
-    batch_size: int
-    seed: int
-    place: Place
+    stream: StreamDataset
+    workers: int
+    num_samples: int = -1
     equal_batches: bool = False
 
-    def __post_init__(self) -> None:
-        self.keys = None
-        self.num_samples = -1
-        streams = self.place.world * max(1, self.config.workers)
-        if len(self.shards) < streams:
-            raise ConfigError(
-                f"data.workers: {len(self.shards)} remote shards cannot feed {self.place.world} processes with "
-                f"{self.config.workers} workers; use at most {len(self.shards) // self.place.world} or write more shards"
-            )
+    def batches(self) -> Iterable[Batch]:
+        return _loader(self.stream, self.workers, batch_size=None)
 
-    def size_epoch(self) -> None:
-        """Fix the length of a training epoch."""
-        self.num_samples = self.config.epoch_size or remote_size(self.shards)
-        self.steps_per_epoch = self.num_samples // self.batch_size
-        if self.steps_per_epoch == 0:
-            raise ConfigError(f"data.batch_size: {self.batch_size} is larger than the epoch of {self.num_samples} pairs")
-        logger.info("remote shards: batches depend on the number of processes and workers; use local shards to avoid it")
+    def key(self, position: int) -> str:
+        raise LookupError("streamed samples have no positions")
 
-    def batches(self, start: int | None = None, stop: int = 0) -> Iterable[Batch]:
-        training = start is not None
-        mine = self.place.chunk(self.batch_size)
-        stream = StreamDataset(
-            self.shards,
-            self.make_sample,
-            self.collate,
-            self.caption_rule,
-            batch_size=mine.stop - mine.start if training else self.batch_size,
-            rank=self.place.rank,
-            world=self.place.world,
-            seed=self.seed,
-            buffer=self.config.shuffle_buffer if training else 0,
-            steps_per_epoch=self.steps_per_epoch if training else None,
-            start=start or 0,
-            stop=stop,
+
+def _remote_shards(config: DataConfig, path: str, place: Place) -> list[str]:
+    shards = expand_shards(path, config.allow_pipe)
+    if len(shards) < place.world * max(1, config.workers):
+        raise ConfigError(
+            f"data.workers: {len(shards)} remote shards cannot feed {place.world} processes with {config.workers} "
+            f"workers; use at most {len(shards) // place.world} workers or write more shards"
         )
-        return _loader(stream, self.config.workers, batch_size=None)
-
-
-# --- from a config -----------------------------------------------------------------------------------------------
-
-
-def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
-    """The pairs of a split (train, val; test where the source has one).
-
-    Raises:
-        DataError: missing or malformed data; a split that the source does not have.
-    """
-    if config.source == "emoji":
-        if split not in get_args(Split):
-            raise DataError(f"emoji has the splits train, val and test, not {split!r}")
-        source: PairSource = FileSource(emoji_pairs(cast(Split, split)))
-    elif config.source == "coco":
-        source = FileSource(coco_pairs(Path(str(config.path)), split, Path(config.karpathy) if config.karpathy else None))
-    else:
-        source = _held_out(config, split)
-    limit = config.train_samples if split == "train" else config.val_samples
-    if limit is None or limit >= len(source):
-        return source
-    if split != "train":
-        return Subset(source, range(limit))
-    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:limit]
-    return Subset(source, chosen.sort().values.tolist())
-
-
-def _held_out(config: DataConfig, split: str) -> PairSource:
-    """A split of a source that has none of its own: val_path, or a share of path by a hash of the key."""
-    if split not in ("train", "val"):
-        raise DataError(f"{config.source} has the splits train and val, not {split!r}")
-    path = config.val_path if split == "val" and config.val_path else config.path
-    source: PairSource
-    if config.source == "shards":
-        source = ShardSource(expand_shards(str(path), config.allow_pipe))
-    elif config.source == "folder":
-        source = FileSource(folder_pairs(Path(str(path))))
-    else:
-        source = FileSource(csv_pairs(Path(str(path)), config.csv_image, config.csv_caption, config.csv_separator))
-    if config.val_path:
-        return source
-    held = [_hash_share(source.key(i)) < config.val_fraction for i in range(len(source))]
-    return Subset(source, [i for i, out in enumerate(held) if out == (split == "val")])
-
-
-def _hash_share(key: str) -> float:
-    return int(hashlib.sha256(key.encode()).hexdigest()[:13], 16) / 16**13
+    return shards
 
 
 def build_train_data(
@@ -288,10 +206,16 @@ def build_train_data(
     if config.source == "shards" and is_remote(str(config.path)):
         if config.captions == "all":
             raise ConfigError("data.captions: all needs local shards, use random for remote ones")
-        shards = expand_shards(str(config.path), config.allow_pipe)
-        stream = StreamData(config, shards, make_sample, collate, config.captions, config.batch_size, seed, place)
-        stream.size_epoch()
-        return stream
+        shards = _remote_shards(config, str(config.path), place)
+        size = config.epoch_size or remote_size(shards)
+        if size < config.batch_size:
+            raise ConfigError(f"data.batch_size: {config.batch_size} is larger than the epoch of {size} pairs")
+        logger.info("remote shards: their batches depend on the number of processes and workers")
+        mine = place.chunk(config.batch_size)
+        stream = StreamDataset(
+            shards, make_sample, collate, config.captions, mine.stop - mine.start, place, seed, config.shuffle_buffer
+        )
+        return StreamTrainData(stream, size, size // config.batch_size, config.workers)
     dataset = PairDataset(build_source(config, "train", seed), make_sample, config.captions, seed, config.cache_images)
     return MapTrainData(
         dataset, collate, config.batch_size, config.drop_last, seed, config.shuffle_window, config.workers, place
@@ -299,7 +223,12 @@ def build_train_data(
 
 
 def build_eval_data(
-    config: DataConfig, batch_size: int, preprocess: Mapping[str, Any], tokenize: Tokenize, place: Place, split: str = "val"
+    config: DataConfig,
+    batch_size: int,
+    preprocess: Mapping[str, Any],
+    tokenize: Tokenize,
+    place: Place,
+    split: str = "val",
 ) -> EvalData:
     """Evaluation batches of this process: every pair of the split once, without augmentation."""
     make_sample = SampleMaker(build_eval_transform(preprocess), max_pixels=config.max_pixels)
@@ -308,7 +237,9 @@ def build_eval_data(
     if config.source == "shards" and is_remote(str(path)):
         if not config.val_path:
             raise ConfigError("data.val_path: set it, nothing can be held out of remote shards")
-        shards = expand_shards(str(path), config.allow_pipe)
-        return StreamData(config, shards, make_sample, collate, config.val_captions, batch_size, 0, place)
+        shards = _remote_shards(config, str(path), place)
+        return StreamEvalData(
+            StreamDataset(shards, make_sample, collate, config.val_captions, batch_size, place), config.workers
+        )
     dataset = PairDataset(build_source(config, split), make_sample, config.val_captions, cache=config.cache_images)
     return MapEvalData(dataset, collate, batch_size, config.workers, place)

@@ -103,7 +103,7 @@ class Subset:
 class Sample(NamedTuple):
     """One decoded pair."""
 
-    index: int
+    position: int
     image: Tensor
     caption: str
     converted: list[str]
@@ -198,7 +198,12 @@ class PairDataset(Dataset[Sample | BadSample]):
     """
 
     def __init__(
-        self, source: PairSource, make_sample: SampleMaker, caption_rule: str = "first", seed: int = 0, cache: bool = False
+        self,
+        source: PairSource,
+        make_sample: SampleMaker,
+        caption_rule: str = "first",
+        seed: int = 0,
+        cache: bool = False,
     ) -> None:
         self.source, self.make_sample, self.rule, self.seed = source, make_sample, caption_rule, seed
         self.items: list[tuple[int, str]] | None = None
@@ -239,9 +244,11 @@ class Collate:
     def __call__(self, samples: Sequence[Sample | BadSample]) -> Batch:
         good = [s for s in samples if isinstance(s, Sample)]
         return Batch(
-            images=torch.stack([s.image for s in good]) if good else torch.zeros((0, 3, *self.image_size), dtype=torch.uint8),
+            images=torch.stack([s.image for s in good])
+            if good
+            else torch.zeros((0, 3, *self.image_size), dtype=torch.uint8),
             tokens=self.tokenize([s.caption for s in good]) if good else torch.zeros((0, 1), dtype=torch.long),
-            indices=torch.tensor([s.index for s in good], dtype=torch.long),
+            indices=torch.tensor([s.position for s in good], dtype=torch.long),
             bad=[s for s in samples if isinstance(s, BadSample)],
             converted=dict(Counter(reason for s in good for reason in s.converted)),
-        )  # fmt: skip
+        )

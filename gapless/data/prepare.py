@@ -125,7 +125,10 @@ def prepare_shards(
     prepared.skipped = dict(skipped)
     bad = sum(skipped.values())
     if not prepared.shards or bad > max_bad_fraction * len(source):
-        raise DataError(f"{bad} of {len(source)} samples cannot be used ({prepared.skipped}), allowed is --max_bad_fraction={max_bad_fraction}")  # fmt: skip
+        raise DataError(
+            f"{bad} of {len(source)} samples cannot be used ({prepared.skipped}), "
+            f"allowed is --max_bad_fraction={max_bad_fraction}"
+        )
     tree = {"samples": prepared.samples, "skipped": prepared.skipped, "shards": prepared.shards}
     (output / "shards.json").write_text(json.dumps(tree, indent=2) + "\n")
     return prepared

@@ -73,7 +73,9 @@ def read_index(path: Path) -> ShardIndex:
     try:
         tree = json.loads(index_path.read_text())
         if tree["stamp"] == stamp:
-            members = [Member(m["key"], tuple(m["image"]), tuple(m["text"]), m["num_captions"]) for m in tree["members"]]
+            members = [
+                Member(m["key"], tuple(m["image"]), tuple(m["text"]), m["num_captions"]) for m in tree["members"]
+            ]
             return ShardIndex(members, tree["truncated"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no index, or one of another file: it is made anew
@@ -108,7 +110,9 @@ def _scan(path: Path) -> ShardIndex:
         else:
             file.seek(max(0, size - 1024))
             truncated = any(file.read())  # a whole tar file ends with two empty blocks
-    return ShardIndex([Member(key, **parts, num_captions=counts.get(key, 0)) for key, parts in members.items()], truncated)
+    return ShardIndex(
+        [Member(key, **parts, num_captions=counts.get(key, 0)) for key, parts in members.items()], truncated
+    )
 
 
 def _headers(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -11,7 +11,7 @@ import random
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from gapless.data.files import IMAGE_EXTENSIONS, split_captions
 from gapless.data.images import BadSampleError
 from gapless.data.pairs import BadSample, Batch, Collate, Pair, Sample, SampleMaker, decode_pair
+from gapless.data.place import Place
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ def read_shard(url: str) -> Iterator[Raw]:
         problems.append(f"{type(error).__name__}: {error}")
         return True
 
-    shard = wds.WebDataset([url], shardshuffle=False, nodesplitter=None, workersplitter=None, handler=note, empty_check=False)
+    shard = wds.WebDataset(
+        [url], shardshuffle=False, nodesplitter=None, workersplitter=None, handler=note, empty_check=False
+    )
     try:
         for raw in shard:
             image = next((raw[e] for e in IMAGE_EXTENSIONS if e in raw), b"")
@@ -74,54 +77,42 @@ class Share:
     count: int
 
 
+@dataclass
 class StreamDataset(IterableDataset[Batch]):
-    """Batches of streamed pairs.
+    """Batches of streamed pairs."""
 
-    Args:
-        shards: all addresses.
-        make_sample: picks captions and transforms images.
-        collate: samples to a Batch.
-        caption_rule: first, random or index:K.
-        batch_size: pairs of this process in a batch.
-        rank: this process.
-        world: number of processes.
-        seed: of the order of shards and samples.
-        buffer: undecoded samples that are shuffled together; 0 keeps the order (evaluation).
-        steps_per_epoch: batches in an epoch; None reads every shard once (evaluation).
-        start: first step.
-        stop: step after the last.
-    """
+    shards: list[str]
+    """All addresses."""
+    make_sample: SampleMaker
+    collate: Collate
+    caption_rule: str
+    """first, random or index:K."""
+    batch_size: int
+    """Pairs of this process in a batch."""
+    place: Place
+    seed: int = 0
+    """Of the order of shards and samples."""
+    buffer: int = 0
+    """Undecoded samples that are shuffled together."""
+    start: int = 0
+    stop: int = 0
+    steps_per_epoch: int | None = None
+    """Batches in an epoch; None reads every shard once, in order (evaluation)."""
 
-    def __init__(
-        self,
-        shards: list[str],
-        make_sample: SampleMaker,
-        collate: Collate,
-        caption_rule: str,
-        batch_size: int,
-        rank: int,
-        world: int,
-        seed: int = 0,
-        buffer: int = 0,
-        steps_per_epoch: int | None = None,
-        start: int = 0,
-        stop: int = 0,
-    ) -> None:
-        self.shards, self.make_sample, self.collate, self.rule = shards, make_sample, collate, caption_rule
-        self.batch_size, self.rank, self.world = batch_size, rank, world
-        self.seed, self.buffer = seed, buffer
-        self.steps_per_epoch, self.start, self.stop = steps_per_epoch, start, stop
+    def between(self, start: int, stop: int, steps_per_epoch: int) -> "StreamDataset":
+        """The training batches start to stop - 1."""
+        return replace(self, start=start, stop=stop, steps_per_epoch=steps_per_epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
         if self.steps_per_epoch is None:
-            share = Share(self.rank * workers + worker, self.world * workers)
+            share = Share(self.place.rank * workers + worker, self.place.world * workers)
             yield from self._once(share)
             return
         # A resumed loader starts with its first process: the stream it continues is the one whose turn it is.
         turn = (worker + self.start) % workers
-        share = Share(self.rank * workers + turn, self.world * workers)
+        share = Share(self.place.rank * workers + turn, self.place.world * workers)
         for epoch in range(self.start // self.steps_per_epoch, -(-self.stop // self.steps_per_epoch)):
             first, last = epoch * self.steps_per_epoch, min((epoch + 1) * self.steps_per_epoch, self.stop)
             mine = [step for step in range(first, last) if step % workers == turn]
@@ -129,7 +120,7 @@ class StreamDataset(IterableDataset[Batch]):
             for step in mine:
                 drawn = [next(raws) for _ in range(self.batch_size)]
                 if step >= self.start:
-                    yield self._batch(drawn, f"{self.seed}-{step}-{self.rank}")
+                    yield self._batch(drawn, f"{self.seed}-{step}-{self.place.rank}")
 
     def _once(self, share: Share) -> Iterator[Batch]:
         drawn: list[Raw] = []
@@ -164,7 +155,7 @@ class StreamDataset(IterableDataset[Batch]):
             decoded = decode_pair(raw, self.make_sample.max_pixels)
         except BadSampleError as error:
             return BadSample(raw.key, error.reason, str(error))
-        return self.make_sample(-1, decoded, self.rule, seed)
+        return self.make_sample(-1, decoded, self.caption_rule, seed)
 
 
 def _shuffled(raws: Iterator[Raw], size: int, chance: random.Random) -> Iterator[Raw]:

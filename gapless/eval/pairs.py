@@ -53,7 +53,10 @@ class PairEvaluation:
         Raises:
             DataError: too few usable pairs or too many bad ones.
         """
-        features = embed_pairs(model, self.data, autocast, poll)
+        return self.score(model, embed_pairs(model, self.data, autocast, poll), autocast)
+
+    def score(self, model: nn.Module, features: PairFeatures, autocast: Autocast = nullcontext) -> dict[str, float]:
+        """The metrics of :meth:`run` for features that are there already."""
         self._check(features)
         directions = {n: embed_classes(model, self.tokenizer, c.prompts, autocast) for n, c in self.classes.items()}
         scores: dict[str, float] = {}
@@ -67,8 +70,7 @@ class PairEvaluation:
         return received[0]
 
     def _classify(self, name: str, features: PairFeatures, directions: torch.Tensor) -> dict[str, float]:
-        assert self.data.keys is not None, "zero-shot tasks need named samples"
-        labels = [self.classes[name].labels.get(self.data.keys[i], -1) for i in features.indices.tolist()]
+        labels = [self.classes[name].labels.get(self.data.key(i), -1) for i in features.indices.tolist()]
         labelled = torch.tensor(labels)
         known = labelled >= 0
         return zero_shot_accuracy(features.image[known], directions, labelled[known]) if known.any() else {}
@@ -76,7 +78,14 @@ class PairEvaluation:
     def _check(self, features: PairFeatures) -> None:
         n, bad = len(features.image), len(features.bad)
         if bad:
-            logger.warning("%s: %d of %d samples left out, first: %s (%s)", self.prefix, bad, n + bad, features.bad[0].key, features.bad[0].detail)  # fmt: skip
+            logger.warning(
+                "%s: %d of %d samples left out, first: %s (%s)",
+                self.prefix,
+                bad,
+                n + bad,
+                features.bad[0].key,
+                features.bad[0].detail,
+            )
         if bad > self.max_bad_fraction * (n + bad):
             raise DataError(
                 f"{self.prefix}: {bad} of {n + bad} samples cannot be used, more than data.max_bad_fraction="

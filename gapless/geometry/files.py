@@ -41,7 +41,9 @@ def load_embeddings(path: Path) -> tuple[Tensor, bool]:
     norms = features.norm(dim=1)
     zero = (norms == 0).nonzero().flatten()
     if len(zero):
-        raise DataError(f"{path} has {len(zero)} rows of zeros, the first is row {int(zero[0])}; they have no direction")
+        raise DataError(
+            f"{path} has {len(zero)} rows of zeros, the first is row {int(zero[0])}; they have no direction"
+        )
     return F.normalize(features, dim=1), bool(((norms - 1).abs() > 1e-3).any())
 
 

@@ -27,7 +27,9 @@ def clip_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
-def siglip_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float) -> Tensor:
+def siglip_loss(
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float
+) -> Tensor:
     r"""SigLIP's pairwise sigmoid loss (Zhai et al. 2023, Eq. 1), summed over the N^2 pairs and divided by N.
 
     .. math:: L = -\frac{1}{N} \sum_{ij} \log \sigma(z_{ij} (s x_i y_j + b)), \quad z_{ii} = 1, z_{i \ne j} = -1

@@ -88,7 +88,7 @@ def _create(name: str, config: ModelConfig, use_bias: bool) -> tuple[ClipModel, 
         raise ConfigError(f"model.{key}: open_clip cannot build it ({type(error).__name__}: {_line(error)})") from None
     except (RuntimeError, OSError) as error:
         raise DataError(
-            f"model.pretrained: the weights of {config.name} {config.pretrained or ''} cannot be loaded ({_line(error)}); "
+            f"model.pretrained: weights {config.pretrained or ''} of {config.name} cannot be loaded ({_line(error)}); "
             "without a network give a weights file as model.pretrained or a folder as model.name=local-dir:FOLDER"
         ) from None
     return ClipModel(clip, architecture | overrides, open_clip.get_model_preprocess_cfg(clip)), tokenizer

@@ -27,6 +27,10 @@ class ClipModel(nn.Module):
         preprocess: its preprocess_cfg (size, mean, std, interpolation, resize_mode, fill_color).
     """
 
+    clip: Any
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, clip: nn.Module, model_config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> None:
         super().__init__()
         self.clip = clip
@@ -88,7 +92,7 @@ def reads_out_at_end(clip: nn.Module) -> bool:
     return text.attn_mask is not None and text.cls_emb is None and text.pool_type == "argmax" and not text.output_tokens
 
 
-def _encode_short_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+def _encode_short_text(clip: Any, tokens: Tensor) -> Tensor:
     """The text tower by parts: open_clip's encode_text adds all positions and so takes full-length batches only."""
     tower = clip if isinstance(clip, open_clip.CLIP) else clip.text
     length = tokens.shape[1]

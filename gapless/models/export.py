@@ -15,7 +15,9 @@ WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
 
 
-def save_export(model: ClipModel, tokenizer: Tokenizer, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+def save_export(
+    model: ClipModel, tokenizer: Tokenizer, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
     """Write open_clip_config.json (architecture and preprocessing) and open_clip_model.safetensors.
 
     Args:
@@ -31,7 +33,7 @@ def save_export(model: ClipModel, tokenizer: Tokenizer, folder: Path, state: Map
     (folder / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
     hf_tokenizer = getattr(tokenizer, "tokenizer", None)
-    if hasattr(hf_tokenizer, "save_pretrained"):
+    if hf_tokenizer is not None:
         hf_tokenizer.save_pretrained(folder)
 
 

@@ -1,8 +1,8 @@
 """Checkpoints: plain tensors and JSON, written whole and renamed, each also a folder that open_clip loads.
 
-    checkpoints/step_00000840/  open_clip_config.json  open_clip_model.safetensors   the model (local-dir:)
-                                optimizer.safetensors  ema.safetensors  rng_<rank>.safetensors  state.json
-    checkpoints/latest, best    links to such folders
+checkpoints/step_00000840/  open_clip_config.json  open_clip_model.safetensors   the model (local-dir:)
+                            optimizer.safetensors  ema.safetensors  rng_<rank>.safetensors  state.json
+checkpoints/latest, best    links to such folders
 """
 
 import json
@@ -137,7 +137,9 @@ def load_progress(checkpoint: Path) -> Progress:
     try:
         return Progress(**json.loads((checkpoint / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{checkpoint}/state.json cannot be read ({error}); delete this folder to resume from an older one") from None  # fmt: skip
+        raise DataError(
+            f"{checkpoint}/state.json cannot be read ({error}); delete this folder to resume from an older one"
+        ) from None
 
 
 def load_optimizer(

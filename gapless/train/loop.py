@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as ProgressBar, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from gapless.config import Config
@@ -21,6 +20,7 @@ from gapless.errors import DataError, NonFiniteError, StoppedError
 from gapless.models import Tokenizer
 from gapless.train.checkpoint import Checkpoints, Progress, unwrap
 from gapless.train.gather import exchange
+from gapless.train.meters import Clock, progress_bar
 from gapless.train.optim import WeightAverage, learning_rate
 from gapless.train.signals import StopFlag
 from gapless.train.tracking import Tracker
@@ -86,14 +86,14 @@ def fit(parts: Parts) -> None:
     parts.last_saved = (resumed_at, time.monotonic())
     batches = iter(parts.data.batches(progress.step, parts.total))
     clock = Clock()
-    with _bar(parts) as advance:
+    with progress_bar(parts.total, progress.step, parts.accelerator.is_main_process) as advance:
         while True:
             if progress.step % parts.data.steps_per_epoch == 0:
                 at_epoch_boundary(parts)
                 clock = Clock()
             if progress.step == parts.total:
                 return
-            batch = clock.waiting(next, batches)
+            batch = clock.waiting(batches)
             sizes = agree(parts, batch)
             if sum(sizes) >= 2:  # one pair has nothing to be contrasted with
                 values = update(parts, batch, sizes)
@@ -102,7 +102,7 @@ def fit(parts: Parts) -> None:
                 if (progress.step + 1) % parts.config.train.log_every == 0:
                     log_step(parts, values | clock.rates())
                     clock = Clock()
-                advance(values["train/loss"])
+                advance(progress.step + 1, progress.step // parts.data.steps_per_epoch + 1, values["train/loss"])
             progress.step += 1
             if _due(parts):
                 save(parts)
@@ -118,7 +118,9 @@ def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]
     losses = {name: float(value) for name, value in parts.step(batch, sizes).items()}
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        raise NonFiniteError(f"step {parts.progress.step + 1}: {', '.join(wrong)} is not finite; the weights were not changed")
+        raise NonFiniteError(
+            f"step {parts.progress.step + 1}: {', '.join(wrong)} is not finite; the weights were not changed"
+        )
     norm = parts.accelerator.clip_grad_norm_(parts.model.parameters(), optim.grad_clip or math.inf)
     norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     if not math.isfinite(norm):
@@ -198,7 +200,11 @@ def at_epoch_boundary(parts: Parts) -> None:
     epoch = progress.step // parts.data.steps_per_epoch
     last = progress.step == parts.total
     evaluate = last or epoch % config.eval.every_epochs == 0
-    if progress.step and (evaluate or epoch % config.checkpoint.every_epochs == 0) and parts.last_saved[0] != progress.step:
+    if (
+        progress.step
+        and (evaluate or epoch % config.checkpoint.every_epochs == 0)
+        and parts.last_saved[0] != progress.step
+    ):
         save(parts)
     if not evaluate:
         return
@@ -228,7 +234,12 @@ def averaged(average: WeightAverage | None) -> Iterator[None]:
 
 def summary(values: dict[str, float]) -> str:
     """The numbers that a reader of the log wants first."""
-    shown = ("val/centroid_distance", "val/linear_separability", "val/image_retrieval_recall@1", "val/text_retrieval_recall@1")
+    shown = (
+        "val/centroid_distance",
+        "val/linear_separability",
+        "val/image_retrieval_recall@1",
+        "val/text_retrieval_recall@1",
+    )
     return ", ".join(f"{name.removeprefix('val/')} {values[name]:.3f}" for name in shown if name in values)
 
 
@@ -271,40 +282,3 @@ def _due(parts: Parts) -> bool:
         return False
     late = time.monotonic() - parts.last_saved[1] > 60 * every.every_minutes
     return bool(exchange([int(late)], parts.accelerator.device)[0][0])
-
-
-class Clock:
-    """Pairs a second and waiting for data since it was made."""
-
-    def __init__(self) -> None:
-        self.started, self.samples, self.waited, self.steps = time.monotonic(), 0, 0.0, 0
-
-    def waiting(self, draw: Callable[[Iterator[Batch]], Batch], batches: Iterator[Batch]) -> Batch:
-        """Draw a batch and count the time that it took."""
-        before = time.monotonic()
-        batch = draw(batches)
-        self.waited += time.monotonic() - before
-        self.steps += 1
-        return batch
-
-    def rates(self) -> dict[str, float]:
-        """Pairs a second over all processes, and seconds a step that this process waited for data."""
-        passed = max(time.monotonic() - self.started, 1e-9)
-        return {
-            "train/samples_per_second": round(self.samples / passed, 3),
-            "train/data_time": round(self.waited / max(self.steps, 1), 6),
-        }
-
-
-@contextlib.contextmanager
-def _bar(parts: Parts) -> Iterator[Callable[[float], None]]:
-    """A progress bar on the main process's terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, disable=not parts.accelerator.is_main_process, transient=True) as bar:
-        task: TaskID = bar.add_task("training", total=parts.total, completed=parts.progress.step)
-
-        def advance(loss: float) -> None:
-            epoch = parts.progress.step // parts.data.steps_per_epoch + 1
-            bar.update(task, completed=parts.progress.step + 1, description=f"epoch {epoch} loss {loss:.4f}")
-
-        yield advance

@@ -1,8 +1,7 @@
 """From a configuration to a run folder: builds the parts, continues what was interrupted, trains, exports."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,9 @@ def run_training(config: Config, fresh: bool = False) -> Path:
     accelerator.wait_for_everyone()
     progress = load_progress(checkpoint) if checkpoint else Progress()
     if progress.finished:
-        logger.info("%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step)
+        logger.info(
+            "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
+        )
         return folder
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,9 +101,12 @@ def build_accelerator(config: Config) -> Accelerator:
         said = "accelerate" if config.train.precision == "auto" else "train.precision"
         logger.info(
             "%d process(es) on %s, %s, precision %s (from %s)",
-            accelerator.num_processes, accelerator.device, accelerator.distributed_type.value,
-            accelerator.mixed_precision.replace("no", "fp32"), said,
-        )  # fmt: skip
+            accelerator.num_processes,
+            accelerator.device,
+            accelerator.distributed_type.value,
+            accelerator.mixed_precision.replace("no", "fp32"),
+            said,
+        )
     return accelerator
 
 
@@ -129,7 +133,8 @@ def build_parts(
         val = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, place)
     if config.train.compile:
         model.clip.visual.compile()
-        model.clip.transformer.compile() if hasattr(model.clip, "transformer") else model.clip.text.compile()
+        text = model.clip.transformer if hasattr(model.clip, "transformer") else model.clip.text
+        text.compile()
     torch.manual_seed(config.seed + accelerator.process_index)
     # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
@@ -163,10 +168,27 @@ def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:
     step, per_epoch = parts.progress.step, parts.data.steps_per_epoch
     if checkpoint:
         epoch, k = divmod(step, per_epoch)
-        logger.info("resuming %s from %s: step %d, batch %d of %d in epoch %d", folder, checkpoint.name, step, k, per_epoch, epoch + 1)  # fmt: skip
+        logger.info(
+            "resuming %s from %s: step %d, batch %d of %d in epoch %d",
+            folder,
+            checkpoint.name,
+            step,
+            k,
+            per_epoch,
+            epoch + 1,
+        )
     else:
         warm = parts.config.optim.warmup_steps
-        logger.info("%s: %d epochs of %d steps, %d pairs an epoch, lr %g (%s after %d warm-up steps)", folder, parts.config.train.epochs, per_epoch, parts.data.num_samples, parts.config.optim.lr, parts.config.optim.schedule, warm)  # fmt: skip
+        logger.info(
+            "%s: %d epochs of %d steps, %d pairs an epoch, lr %g (%s after %d warm-up steps)",
+            folder,
+            parts.config.train.epochs,
+            per_epoch,
+            parts.data.num_samples,
+            parts.config.optim.lr,
+            parts.config.optim.schedule,
+            warm,
+        )
 
 
 def refuse_changes(folder: Path, config: Config) -> None:
@@ -225,7 +247,7 @@ def export_checkpoint(run: Path, name: str, output: Path) -> Path:
         found = sorted(p.name for p in (run / "checkpoints").glob("*")) if run.is_dir() else []
         raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found) or 'none'})")
     model, tokenizer = load_export(checkpoint)
-    averages: Mapping[str, Any] = load_file(checkpoint / "ema.safetensors")
+    averages = load_file(checkpoint / "ema.safetensors")
     save_export(model, tokenizer, output, model.clip.state_dict() | averages)
     return checkpoint
 
@@ -235,9 +257,3 @@ def _plain(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {k: _plain(v) for k, v in tree.items()}
     return [_plain(v) for v in tree] if isinstance(tree, list | tuple) else tree
-
-
-def with_changes(config: Config, **changes: Any) -> Config:
-    """A copy with some fields replaced; ``data={"batch_size": 8}`` replaces inside a part."""
-    parts = {k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
-    return replace(config, **parts)

@@ -75,7 +75,7 @@ class ContrastiveStep:
         gradients = torch.autograd.grad(losses["loss"], list(leaves.values()), allow_unused=True)
         by_name = dict(zip(leaves, gradients, strict=True))
         lengths = [len(part) for part in images]
-        rows = {n: by_name[n].split(lengths) for n in ("image_features", "text_features")}  # type: ignore[union-attr]
+        rows = {n: by_name[n].split(lengths) for n in ("image_features", "text_features")}
         for i, part in enumerate(zip(images, tokens, strict=True)):
             last = i == len(images) - 1
             _set_rng_state(self.accelerator.device, states[i])

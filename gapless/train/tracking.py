@@ -42,7 +42,12 @@ class Tracker:
         """Append one line, and send the same to the trackers."""
         if not self.accelerator.is_main_process:
             return
-        line = {"step": step, "epoch": round(epoch, 6), "samples": samples, "time": round(time.time() - self.started, 3)}
+        line = {
+            "step": step,
+            "epoch": round(epoch, 6),
+            "samples": samples,
+            "time": round(time.time() - self.started, 3),
+        }
         # Strict JSON has no NaN.
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.path.open("a") as file:

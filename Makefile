@@ -1,0 +1,31 @@
+# `make demo` and `make test` are all a new user needs; both make .venv on the first call.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/gapless reproduce demo --output runs/demo
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: setup.cfg pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -e .
+	touch $@
+
+.venv/installed-dev: setup.cfg pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -e ".[dev]"
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,62 @@
+"""From a configuration to the pairs of a split."""
+
+import hashlib
+from pathlib import Path
+from typing import cast, get_args
+
+import torch
+
+from gapless.config import DataConfig
+from gapless.data.coco import coco_pairs
+from gapless.data.emoji import Split, emoji_pairs
+from gapless.data.files import csv_pairs, folder_pairs
+from gapless.data.pairs import FileSource, PairSource, Subset
+from gapless.data.shards import ShardSource, expand_shards
+from gapless.errors import DataError
+
+
+def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
+    """The pairs of a split (train, val; test where the source has one).
+
+    Raises:
+        DataError: missing or malformed data; a split that the source does not have.
+    """
+    if config.source == "emoji":
+        if split not in get_args(Split):
+            raise DataError(f"emoji has the splits train, val and test, not {split!r}")
+        source: PairSource = FileSource(emoji_pairs(cast(Split, split)))
+    elif config.source == "coco":
+        source = FileSource(
+            coco_pairs(Path(str(config.path)), split, Path(config.karpathy) if config.karpathy else None)
+        )
+    else:
+        source = _held_out(config, split)
+    limit = config.train_samples if split == "train" else config.val_samples
+    if limit is None or limit >= len(source):
+        return source
+    if split != "train":
+        return Subset(source, range(limit))
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:limit]
+    return Subset(source, chosen.sort().values.tolist())
+
+
+def _held_out(config: DataConfig, split: str) -> PairSource:
+    """A split of a source that has none of its own: val_path, or a share of path by a hash of the key."""
+    if split not in ("train", "val"):
+        raise DataError(f"{config.source} has the splits train and val, not {split!r}")
+    path = config.val_path if split == "val" and config.val_path else config.path
+    source: PairSource
+    if config.source == "shards":
+        source = ShardSource(expand_shards(str(path), config.allow_pipe))
+    elif config.source == "folder":
+        source = FileSource(folder_pairs(Path(str(path))))
+    else:
+        source = FileSource(csv_pairs(Path(str(path)), config.csv_image, config.csv_caption, config.csv_separator))
+    if config.val_path:
+        return source
+    held = [_hash_share(source.key(i)) < config.val_fraction for i in range(len(source))]
+    return Subset(source, [i for i, out in enumerate(held) if out == (split == "val")])
+
+
+def _hash_share(key: str) -> float:
+    return int(hashlib.sha256(key.encode()).hexdigest()[:13], 16) / 16**13

@@ -1,0 +1,1 @@
+"""Experiments: each a list of runs and the table that it fills."""
