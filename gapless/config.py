@@ -316,7 +316,7 @@ def check_config(config: Config) -> None:
         ("data.train_samples", _positive(c.data.train_samples, 2), "at least 2, or null"),
         ("data.val_samples", _positive(c.data.val_samples, 2), "at least 2, or null"),
         ("data.path", c.data.source == "emoji" or bool(c.data.path), f"set for source {c.data.source}"),
-        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set for model.name=custom only"),
+        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set for name=custom only"),
         ("model.embed_dim", _positive(c.model.embed_dim), "positive or null"),
         ("model.temperature", _positive(c.model.temperature), "positive or null"),
         ("loss.uniform_t", c.loss.uniform_t > 0, "positive"),
