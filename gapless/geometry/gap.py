@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from gapless.geometry.spectrum import effective_dimension
-from gapless.losses import alignment_loss, cross_uniformity_loss, uniformity
+from gapless.losses import alignment_loss, cross_uniformity_loss, intra_uniformity
 
 
 def centroid_distance(image_features: Tensor, text_features: Tensor) -> float:
@@ -74,7 +74,7 @@ def gap_metrics(image_features: Tensor, text_features: Tensor, seed: int = 0) ->
         ``cross_uniformity``, ``alignment``, ``effective_dim_image``, ``effective_dim_text``.
     """
     x, y = image_features, text_features
-    uniformity_image, uniformity_text = float(uniformity(x)), float(uniformity(y))
+    uniformity_image, uniformity_text = float(intra_uniformity(x)), float(intra_uniformity(y))
     return {
         "centroid_distance": centroid_distance(x, y),
         "linear_separability": linear_separability(x, y, seed),

@@ -3,7 +3,7 @@
 from gapless.losses.alignment import alignment_loss
 from gapless.losses.clip import clip_loss, siglip_loss
 from gapless.losses.objective import PRESETS, Objective
-from gapless.losses.uniformity import cross_uniformity_loss, uniformity, uniformity_loss
+from gapless.losses.uniformity import cross_uniformity_loss, intra_uniformity, uniformity_loss
 
 __all__ = [
     "PRESETS",
@@ -12,6 +12,6 @@ __all__ = [
     "clip_loss",
     "cross_uniformity_loss",
     "siglip_loss",
-    "uniformity",
+    "intra_uniformity",
     "uniformity_loss",
 ]

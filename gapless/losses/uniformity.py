@@ -12,7 +12,7 @@ STRIP_ELEMENTS = 2**24
 """Similarities held at once: 64 MiB in float32."""
 
 
-def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
+def intra_uniformity(features: Tensor, t: float = 2.0) -> Tensor:
     r"""Uniformity of one modality (Wang & Isola 2020): log-mean of the Gaussian kernel over distinct pairs.
 
     .. math:: U(x) = \log \frac{2}{N(N-1)} \sum_{i<j} e^{-t |x_i - x_j|^2}
@@ -28,11 +28,11 @@ def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
 
 
 def uniformity_loss(image_features: Tensor, text_features: Tensor, t: float = 2.0) -> Tensor:
-    """Mean of the two modalities' :func:`uniformity` (contrastive-gap paper, Eq. 2-3, in its code's normalisation).
+    """Mean of the two modalities' :func:`intra_uniformity` (contrastive-gap paper, Eq. 2-3).
 
-    The paper prints a factor 1/N over all pairs; its code and its tables take the mean over distinct pairs.
+    The paper prints a factor 1/N over all pairs; its code and its tables, as here, take the mean over distinct pairs.
     """
-    return (uniformity(image_features, t) + uniformity(text_features, t)) / 2
+    return (intra_uniformity(image_features, t) + intra_uniformity(text_features, t)) / 2
 
 
 def cross_uniformity_loss(image_features: Tensor, text_features: Tensor, t: float = 2.0) -> Tensor:

@@ -1,0 +1,126 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from gapless.config import AugmentationConfig, DataConfig
+from gapless.data import Place, build_eval_data, build_train_data
+from gapless.data.loader import epoch_order
+from gapless.data.pairs import Collate, FilePair, FileSource, PairDataset, SampleMaker
+from gapless.data.transforms import build_eval_transform
+from gapless.errors import ConfigError
+from tests.data.pictures import picture
+
+PREPROCESS = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+
+
+def tokenize(captions):
+    return torch.tensor([[len(c), sum(map(ord, c)) % 999, 1000] for c in captions])
+
+
+def global_batches(start, stop, world, workers, **options):
+    """Each global batch as the processes together make it."""
+    config = DataConfig(batch_size=10, workers=workers, train_samples=57, **options)
+    parts = [
+        list(build_train_data(config, 7, PREPROCESS, tokenize, Place(rank, world)).batches(start, stop))
+        for rank in range(world)
+    ]
+    return [
+        (
+            torch.cat([b.indices for b in batch]),
+            torch.cat([b.images for b in batch]),
+            torch.cat([b.tokens for b in batch]),
+        )
+        for batch in zip(*parts, strict=True)
+    ]
+
+
+def same(left, right):
+    return len(left) == len(right) and all(
+        torch.equal(a, b) for x, y in zip(left, right, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+@pytest.mark.parametrize("captions", ["random", "all"])
+def test_batches_do_not_depend_on_processes_or_workers(captions):
+    options = {
+        "captions": captions,
+        "augmentation": AugmentationConfig(color_jitter=(0.4, 0.4, 0.4, 0.1)),
+        "drop_last": False,
+    }
+    alone = global_batches(0, 9, world=1, workers=0, **options)
+    assert same(alone, global_batches(0, 9, world=3, workers=0, **options))
+    assert same(alone, global_batches(0, 9, world=2, workers=2, **options))
+    # Any stretch can be made on its own: that is how a run resumes.
+    assert same(alone[4:], global_batches(4, 9, world=1, workers=2, **options))
+
+
+def test_each_epoch_has_every_pair_once_in_a_new_order():
+    batches = global_batches(0, 12, world=2, workers=0, drop_last=False)
+    epochs = [torch.cat([b[0] for b in batches[k : k + 6]]) for k in (0, 6)]
+    assert [sorted(e.tolist()) for e in epochs] == [list(range(57))] * 2
+    assert epochs[0].tolist() != epochs[1].tolist()
+    assert len(batches[5][0]) == 7
+
+
+def test_drop_last_and_batches_too_large():
+    data = build_train_data(DataConfig(batch_size=10, train_samples=57), 7, PREPROCESS, tokenize, Place())
+    assert data.steps_per_epoch == 5
+    # A rest of one pair has no negatives and is dropped in any case.
+    config = DataConfig(batch_size=8, train_samples=57, drop_last=False)
+    assert build_train_data(config, 7, PREPROCESS, tokenize, Place()).steps_per_epoch == 7
+    with pytest.raises(ConfigError, match="data.batch_size: 100 is larger than the 57"):
+        build_train_data(DataConfig(batch_size=100, train_samples=57), 7, PREPROCESS, tokenize, Place())
+
+
+def test_loading_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    global_batches(0, 3, world=1, workers=2, augmentation=AugmentationConfig())
+    global_batches(0, 3, world=1, workers=0, augmentation=AugmentationConfig())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_windows_of_shards_stay_together():
+    shards = [i // 10 for i in range(60)]
+    order = epoch_order(shards, seed=0, epoch=0, window=2)
+    assert sorted(order) == list(range(60))
+    for first in range(0, 60, 20):
+        assert len({shards[i] for i in order[first : first + 20]}) == 2
+    assert order != epoch_order(shards, seed=0, epoch=1, window=2)
+    assert order == epoch_order(shards, seed=0, epoch=0, window=2)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_evaluation_sees_each_pair_once_in_equally_many_batches(world):
+    config = DataConfig(val_samples=40, workers=0)
+    parts = [
+        list(build_eval_data(config, 9, PREPROCESS, tokenize, Place(rank, world)).batches()) for rank in range(world)
+    ]
+    assert len({len(p) for p in parts}) == 1
+    assert torch.cat([b.indices for p in parts for b in p]).tolist() == list(range(40))
+
+
+def test_bad_samples_are_left_out_and_named(tmp_path):
+    files = {"good.png": picture(), "cut.png": picture()[:100], "none.png": None, "mute.png": picture(seed=1)}
+    pairs = []
+    for name, data in files.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        pairs.append(FilePair(name, tmp_path / name, (" ",) if name == "mute.png" else ("words",)))
+    dataset = PairDataset(FileSource(pairs), SampleMaker(build_eval_transform(PREPROCESS)))
+    batch = Collate(tokenize, (32, 32))([dataset[0, i] for i in range(4)])
+    assert batch.indices.tolist() == [0]
+    assert Counter((b.key, b.reason) for b in batch.bad) == Counter(
+        [("cut.png", "truncated"), ("none.png", "missing_file"), ("mute.png", "no_caption")]
+    )
+    empty = Collate(tokenize, (32, 32))([dataset[0, 1]])
+    assert empty.images.shape == (0, 3, 32, 32)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_transforms_give_the_models_size(mode):
+    transform = build_eval_transform(PREPROCESS | {"resize_mode": mode, "fill_color": 7})
+    image = transform(torch.full((3, 50, 90), 200, dtype=torch.uint8))
+    assert image.shape == (3, 32, 32)
+    assert image.dtype == torch.uint8
+    assert image[:, 0, 0].tolist() == [7 if mode == "longest" else 200] * 3

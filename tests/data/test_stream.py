@@ -1,0 +1,110 @@
+import functools
+import http.server
+import json
+import threading
+
+import pytest
+import torch
+
+from gapless.config import DataConfig
+from gapless.data import Place, build_eval_data, build_train_data
+from gapless.errors import ConfigError, DataError
+from tests.data.pictures import picture
+from tests.data.test_loader import PREPROCESS, tokenize
+from tests.data.test_shards import pairs, write_tar
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Six shards of seven pairs behind a local http server."""
+    for k in range(6):
+        write_tar(tmp_path / f"{k}.tar", pairs(7 * k, 7))
+    sizes = {"samples": 42, "shards": [{"name": f"{k}.tar", "samples": 7} for k in range(6)]}
+    (tmp_path / "shards.json").write_text(json.dumps(sizes))
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}", tmp_path
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+def config_of(url, **changes):
+    options = {"workers": 0, "shuffle_buffer": 5, "batch_size": 6, "max_bad_fraction": 1.0}
+    options |= {"path": f"{url}/{{0..5}}.tar", "val_path": f"{url}/{{0..5}}.tar"}
+    return DataConfig(source="shards", **options | changes)
+
+
+def captions(batches):
+    """What identifies a batch: its tokens, in order."""
+    return [batch.tokens.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("place", [Place(), Place(1, 2)])
+def test_the_position_is_restored(server, workers, place):
+    data = build_train_data(config_of(server[0], workers=workers), 5, PREPROCESS, tokenize, place)
+    assert (data.num_samples, data.steps_per_epoch) == (42, 7)
+    whole = captions(data.batches(0, 16))
+    assert len(whole) == 16
+    for start in (1, 6, 7, 10):
+        assert captions(data.batches(start, 16)) == whole[start:]
+
+
+def test_an_epoch_of_one_process_has_every_pair_once(server):
+    data = build_train_data(config_of(server[0]), 5, PREPROCESS, tokenize, Place())
+    seen = [row for batch in captions(data.batches(0, 7)) for row in batch]
+    expected = [tokenize([f"caption of {i}"])[0].tolist() for i in range(42)]
+    assert sorted(seen) == sorted(expected)
+    assert seen != expected
+
+
+def test_processes_and_workers_share_the_shards_without_overlap(server):
+    config = config_of(server[0], workers=2)
+    parts = [build_eval_data(config, 4, PREPROCESS, tokenize, Place(rank, 2)).batches() for rank in range(2)]
+    seen = [row for part in parts for batch in captions(part) for row in batch]
+    assert sorted(seen) == sorted(tokenize([f"caption of {i}"])[0].tolist() for i in range(42))
+
+
+def test_a_broken_stream_costs_its_tail_and_is_counted(server):
+    url, folder = server
+    shard = folder / "2.tar"
+    shard.write_bytes(shard.read_bytes()[: 3 * 2048 + 700])
+    (folder / "4.tar").unlink()
+    batches = list(build_eval_data(config_of(url), 100, PREPROCESS, tokenize, Place()).batches())
+    assert len(batches) == 1
+    reasons = [(b.key.rpartition("/")[2], b.reason) for b in batches[0].bad]
+    assert sorted(reasons) == [("2.tar", "truncated"), ("4.tar", "truncated")]
+    assert 4 * 7 < len(batches[0].indices) < 5 * 7
+
+
+def test_pickled_members_of_a_stream_are_never_loaded(server):
+    import pickle
+
+    from tests.data.test_shards import Bomb
+
+    url, folder = server
+    for k in range(6):
+        write_tar(folder / f"{k}.tar", [("x.png", picture()), ("x.txt", b"words"), ("x.pyd", pickle.dumps(Bomb()))])
+    batches = list(build_eval_data(config_of(url), 100, PREPROCESS, tokenize, Place()).batches())
+    assert len(torch.cat([b.indices for b in batches])) == 6
+
+
+def test_what_cannot_work_is_said_first(server):
+    url, folder = server
+    with pytest.raises(ConfigError, match="6 remote shards cannot feed 4 processes with 2 workers; use at most 1"):
+        build_train_data(config_of(url, workers=2), 0, PREPROCESS, tokenize, Place(0, 4))
+    with pytest.raises(ConfigError, match="all needs local shards"):
+        build_train_data(config_of(url, captions="all"), 0, PREPROCESS, tokenize, Place())
+    with pytest.raises(ConfigError, match="data.val_path: set it"):
+        build_eval_data(config_of(url, val_path=None), 4, PREPROCESS, tokenize, Place())
+    (folder / "shards.json").unlink()
+    with pytest.raises(DataError, match="data.epoch_size: set it"):
+        build_train_data(config_of(url), 0, PREPROCESS, tokenize, Place())
+    assert build_train_data(config_of(url, epoch_size=13), 0, PREPROCESS, tokenize, Place()).steps_per_epoch == 2

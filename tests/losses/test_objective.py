@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from gapless.errors import ConfigError
+from gapless.losses import PRESETS, Objective, alignment_loss, clip_loss, cross_uniformity_loss, uniformity_loss
+
+
+def spread(image_features, text_features, logit_scale):
+    """A user's own term: mean absolute similarity."""
+    return (image_features @ text_features.T).abs().mean()
+
+
+def test_cuaxu_is_the_sum_of_its_terms(unit):
+    x, y, scale = unit(16, 8), unit(16, 8, 1), torch.tensor(100.0, dtype=torch.float64)
+    values = Objective(PRESETS["cuaxu"])(x, y, scale)
+    expected = {
+        "clip": clip_loss(x, y, scale),
+        "uniform": uniformity_loss(x, y),
+        "align": alignment_loss(x, y),
+        "cross_uniform": cross_uniformity_loss(x, y),
+    }
+    assert set(values) == {*expected, "loss"}
+    for name, value in expected.items():
+        assert values[name].item() == pytest.approx(value.item(), rel=1e-12)
+    assert values["loss"].item() == pytest.approx(sum(v.item() for v in expected.values()), rel=1e-12)
+
+
+def test_the_authors_logged_totals_are_plain_sums():
+    # Logged by the paper's runs: clip, uniform, cross-uniform, align and their total, weights 1.
+    weights = PRESETS["cuaxu"]
+    terms = {"clip": 2.9085, "uniform": -3.7688, "cross_uniform": -3.8169, "align": 0.6869}
+    assert sum(weights[k] * v for k, v in terms.items()) == pytest.approx(-3.9904, abs=2e-4)
+    weights, terms = PRESETS["cua"], {"clip": 3.0726, "uniform": -3.6363, "align": 0.4049}
+    assert sum(weights[k] * v for k, v in terms.items()) == pytest.approx(-0.1588, abs=2e-4)
+
+
+def test_weights_scale_the_loss_and_not_the_terms(unit):
+    x, y, scale = unit(16, 8), unit(16, 8, 1), torch.tensor(10.0, dtype=torch.float64)
+    once, thrice = Objective({"align": 1.0})(x, y, scale), Objective({"align": 3.0})(x, y, scale)
+    assert once["align"].item() == thrice["align"].item()
+    assert thrice["loss"].item() == pytest.approx(3 * once["loss"].item())
+
+
+def test_knobs_reach_their_terms(unit):
+    x, y, scale = unit(16, 8), unit(16, 8, 1), torch.tensor(10.0, dtype=torch.float64)
+    values = Objective({"uniform": 1, "cross_uniform": 1, "align": 1}, uniform_t=3.0, align_alpha=1.0)(x, y, scale)
+    assert values["uniform"].item() == pytest.approx(uniformity_loss(x, y, 3.0).item())
+    assert values["cross_uniform"].item() == pytest.approx(cross_uniformity_loss(x, y, 3.0).item())
+    assert values["align"].item() == pytest.approx(alignment_loss(x, y, 1.0).item())
+
+
+def test_a_users_own_term(unit):
+    name = f"{__name__}:spread"
+    objective = Objective({"clip": 1.0, name: 0.5})
+    x, y, scale = unit(16, 8), unit(16, 8, 1), torch.tensor(10.0, dtype=torch.float64)
+    values = objective(x, y, scale)
+    assert values[name].item() == pytest.approx((x @ y.T).abs().mean().item())
+    assert values["loss"].item() == pytest.approx(values["clip"].item() + 0.5 * values[name].item())
+
+
+def test_half_precision_features_are_computed_in_float32(unit):
+    x, y = unit(16, 8).bfloat16(), unit(16, 8, 1).bfloat16()
+    values = Objective(PRESETS["cuaxu"])(x, y, torch.tensor(10.0))
+    assert all(value.dtype == torch.float32 for value in values.values())
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({}, "no term is set"),
+        ({"unifrom": 1.0}, "did you mean uniform"),
+        ({"nothing.like.it:f": 1.0}, "cannot be imported"),
+        ({"math:nothing": 1.0}, "cannot be imported"),
+    ],
+)
+def test_wrong_terms_fail_before_any_data(terms, message):
+    with pytest.raises(ConfigError, match=message):
+        Objective(terms)
+
+
+def test_shapes_must_match(unit):
+    with pytest.raises(ValueError, match=r"image_features \(4, 8\).*text_features \(5, 8\)"):
+        Objective({"clip": 1.0})(unit(4, 8), unit(5, 8), torch.tensor(1.0))
