@@ -17,13 +17,27 @@ if [ $# -eq 0 ]; then
   exit 2
 fi
 
+# accelerate starts several CPU processes only through its multi-GPU launcher: with --cpu it would start a single one.
+processes=1 kept=()
+for ((i = 0; i < ${#launch[@]}; i++)); do
+  case ${launch[i]} in
+    --num_processes) processes=${launch[i + 1]:-1} ;;
+    --num_processes=*) processes=${launch[i]#*=} ;;
+  esac
+  [ "${launch[i]}" = --cpu ] || kept+=("${launch[i]}")
+done
+if [ ${#kept[@]} -lt ${#launch[@]} ]; then
+  export ACCELERATE_USE_CPU=true
+  if [ "$processes" -gt 1 ]; then launch=(--multi_gpu "${kept[@]}"); fi
+fi
+
 GAPLESS_EXIT_CODE_FILE=$(mktemp)
 export GAPLESS_EXIT_CODE_FILE
 set -m # the launcher gets a process group of its own, which its children share
-accelerate launch ${launch[@]+"${launch[@]}"} -m gapless "$@" &
+accelerate launch --quiet ${launch[@]+"${launch[@]}"} -m gapless "$@" &
 group=$!
 # Only the training processes are told: the launcher would kill them after 30 seconds, saving may take longer.
-forward() { pkill -"$1" -g "$group" -f 'python[^ ]* (-u )?-m gapless'; }
+forward() { pkill -"$1" -P "$group" -f 'python[^ ]* (-u )?-m gapless'; }
 trap 'forward TERM' TERM
 trap 'forward INT' INT
 while :; do # a trapped signal interrupts wait

@@ -198,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     _leave_code(code)
+    if code in (0, 75):
+        _leave_group()
     sys.exit(code)
 
 
@@ -294,6 +296,13 @@ def _report(error: GaplessError, debug: bool) -> None:
         print(f"gapless: {error}" if isinstance(error, StoppedError) else f"gapless: error: {error}", file=sys.stderr)
     elif isinstance(error, DataError):  # all other errors are the same on every process
         print(f"gapless: error: [process {rank}] {error}", file=sys.stderr)
+
+
+def _leave_group() -> None:
+    """End the process group in good order; after an error others may wait in it, and the launcher ends them."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _leave_code(code: int) -> None:

@@ -1,5 +1,6 @@
-"""Real gloo processes for tests."""
+"""Real gloo processes for tests, forked from a server that has imported everything once."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -9,16 +10,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["gapless.cli", "gapless.train.doctor", "tests.processes"])
+
 
 def run_processes(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call ``function(*arguments)`` in processes joined by gloo; their results by rank (tensors or plain values)."""
+    """Call ``function(*arguments)`` in processes joined by gloo; their results (lists and numbers) by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    results = context.Manager().dict()
-    mp.spawn(_enter, (world, port, function, arguments, results), nprocs=world)
-    return [results[rank] for rank in range(world)]
+    results = CONTEXT.SimpleQueue()
+    mp.start_processes(_enter, (world, port, function, arguments, results), nprocs=world, start_method="forkserver")
+    by_rank = dict(results.get() for _ in range(world))
+    return [by_rank[rank] for rank in range(world)]
 
 
 def _enter(rank: int, world: int, port: int, function: Callable[..., Any], arguments: Any, results: Any) -> None:
@@ -32,6 +36,5 @@ def _enter(rank: int, world: int, port: int, function: Callable[..., Any], argum
     }
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    result = function(*arguments)
-    results[rank] = {k: v.tolist() for k, v in result.items()} if isinstance(result, dict) else result
+    results.put((rank, function(*arguments)))
     dist.destroy_process_group()

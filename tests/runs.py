@@ -1,15 +1,23 @@
-"""Small runs for tests: configurations, the command as a process, and its metrics."""
+"""Small runs for tests: configurations, the command in this process or in one that is killed, and its metrics."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from gapless.cli import main
+from tests.processes import CONTEXT
 
 VOLATILE = ("time", "train/samples_per_second", "train/data_time", "val/seconds")
 TINY = {
@@ -46,34 +54,73 @@ def write_config(tree: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "gapless", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
-    )
-
-
 def run(*arguments: str, code: int = 0, **environment: str) -> str:
-    """Run the command to its end and check its exit code."""
-    process = start(*arguments, **environment)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
-    return output
+    """Run the command in this process and check its exit code; all that it said."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("gapless").addHandler(handler)
+    left = None
+    try:
+        with (
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+            mock.patch.dict(os.environ, environment),
+        ):
+            main(list(arguments))
+    except SystemExit as end:
+        left = end.code
+    finally:
+        logging.getLogger("gapless").removeHandler(handler)
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+    assert left == code, said.getvalue()
+    return said.getvalue()
 
 
-def stop_after(path: Path, lines: int, number: signal.Signals, *arguments: str) -> int:
-    """Run the command and signal it once metrics.jsonl has so many lines; the exit code."""
-    process = start(*arguments)
+def run_killed(path: Path, lines: int, *arguments: str) -> None:
+    """Run the command in a process of its own and kill it once a file has so many lines."""
+    process = CONTEXT.Process(target=_enter, args=(list(arguments),))
+    process.start()
+    assert _wait_for(path, lines, process.is_alive), "the run ended before it was killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _enter(arguments: list[str]) -> None:
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        main(arguments)
+
+
+@contextlib.contextmanager
+def terminated(path: Path, lines: int) -> Iterator[None]:
+    """Send this process SIGTERM once a file has so many lines."""
+
+    def watch() -> None:
+        if _wait_for(path, lines, lambda: not ended.is_set()):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _wait_for(path: Path, lines: int, alive: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and alive():
         if path.exists() and path.read_text().count("\n") >= lines:
-            process.send_signal(number)
-            break
-        time.sleep(0.005)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode is not None, output
-    return process.returncode
+            return True
+        time.sleep(0.002)
+    return False
 
 
 def metrics(run_folder: Path) -> list[dict[str, Any]]:

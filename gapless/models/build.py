@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from gapless.config import ModelConfig
@@ -86,7 +87,7 @@ def _create(name: str, config: ModelConfig, use_bias: bool) -> tuple[ClipModel, 
     except (TypeError, KeyError, ValueError) as error:
         key = "architecture" if config.architecture else "name"
         raise ConfigError(f"model.{key}: open_clip cannot build it ({type(error).__name__}: {_line(error)})") from None
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise DataError(
             f"model.pretrained: weights {config.pretrained or ''} of {config.name} cannot be loaded ({_line(error)}); "
             "without a network give a weights file as model.pretrained or a folder as model.name=local-dir:FOLDER"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -50,6 +51,6 @@ def load_export(folder: Path) -> tuple[ClipModel, Tokenizer]:
     try:
         clip = open_clip.create_model(name)
         architecture = open_clip.get_model_config(name)
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:160]}") from None
     return ClipModel(clip, architecture, open_clip.get_model_preprocess_cfg(clip)), open_clip.get_tokenizer(name)

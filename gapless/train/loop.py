@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -64,8 +64,16 @@ class Parts:
     progress: Progress = field(default_factory=Progress)
     last_saved: tuple[int, float] = (-1, 0.0)
     """Step and time of the last checkpoint."""
+    save_due: Sequence[int] = (0,)
+    """Whether each process's clock asked for a checkpoint before this step."""
     skipped: int = 0
     """fp16 steps skipped in a row."""
+
+    @property
+    def clock_says_save(self) -> bool:
+        """Whether the last checkpoint is older than checkpoint.every_minutes."""
+        minutes = self.config.checkpoint.every_minutes
+        return minutes is not None and time.monotonic() - self.last_saved[1] > 60 * minutes
 
     @property
     def total(self) -> int:
@@ -148,7 +156,7 @@ def _on_bad_gradient(parts: Parts) -> None:
 
 
 def agree(parts: Parts, batch: Batch) -> list[int]:
-    """Exchange what every process must know before a step: rows, bad samples, and whether to stop or save.
+    """Exchange what every process must know before a step: rows, whether to stop or save, and bad samples.
 
     Returns:
         rows of each process.
@@ -158,11 +166,14 @@ def agree(parts: Parts, batch: Batch) -> list[int]:
         counts[f"skipped_{sample.reason}"] += 1
     for reason, number in batch.converted.items():
         counts[f"converted_{reason}"] += number
-    rows = exchange([len(batch.images), *counts.values()], parts.accelerator.device)
-    totals = [sum(column) for column in zip(*rows, strict=True)][1:]
-    _count_bad(parts, batch, dict(zip(COUNTED, totals, strict=True)))
-    check_stop(parts)
-    return [row[0] for row in rows]
+    said = exchange(
+        [len(batch.images), parts.stop.is_set, parts.clock_says_save, *counts.values()], parts.accelerator.device
+    )
+    rows, stops, parts.save_due, *totals = ([process[k] for process in said] for k in range(3 + len(counts)))
+    if any(stops):
+        stop(parts)  # before anything is counted: the resumed run draws this batch again
+    _count_bad(parts, batch, dict(zip(COUNTED, map(sum, totals), strict=True)))
+    return rows
 
 
 def _count_bad(parts: Parts, batch: Batch, counts: dict[str, int]) -> None:
@@ -184,11 +195,14 @@ def _count_bad(parts: Parts, batch: Batch, counts: dict[str, int]) -> None:
         )
 
 
-def check_stop(parts: Parts) -> None:
-    """If any process got a signal, all save (unless this step is saved) and stop."""
-    flags = exchange([int(parts.stop.is_set)], parts.accelerator.device)
-    if not any(flag for (flag,) in flags):
-        return
+def poll(parts: Parts) -> None:
+    """Stop, all together, if any process got a signal."""
+    if any(flag for (flag,) in exchange([parts.stop.is_set], parts.accelerator.device)):
+        stop(parts)
+
+
+def stop(parts: Parts) -> NoReturn:
+    """Save, unless this step is saved, and end the run."""
     if parts.last_saved[0] != parts.progress.step and parts.progress.step:
         save(parts)
     raise StoppedError(f"stopped by a signal at step {parts.progress.step} of {parts.total}; the same command resumes")
@@ -212,7 +226,7 @@ def at_epoch_boundary(parts: Parts) -> None:
     values: dict[str, float] = {}
     with averaged(parts.average):
         for evaluation in parts.evaluations:
-            values |= evaluation.run(parts.model, parts.accelerator.autocast, lambda: check_stop(parts))
+            values |= evaluation.run(parts.model, parts.accelerator.autocast, lambda: poll(parts))
     values["val/seconds"] = round(time.monotonic() - started, 3)
     parts.tracker.log(progress.step, epoch, progress.samples, values)
     if parts.accelerator.is_main_process:
@@ -273,12 +287,8 @@ def save(parts: Parts) -> None:
 
 def _due(parts: Parts) -> bool:
     """Whether the step or the clock (of the main process) asks for a checkpoint."""
-    every = parts.config.checkpoint
+    every = parts.config.checkpoint.every_steps
     if parts.progress.step % parts.data.steps_per_epoch == 0:
         return False  # the epoch's end has a rule of its own
-    if every.every_steps and parts.progress.step % every.every_steps == 0:
-        return True
-    if not every.every_minutes:
-        return False
-    late = time.monotonic() - parts.last_saved[1] > 60 * every.every_minutes
-    return bool(exchange([int(late)], parts.accelerator.device)[0][0])
+    # The main process's clock counts, so that all processes save or none.
+    return bool(every and parts.progress.step % every == 0) or bool(parts.save_due[0])

@@ -83,7 +83,8 @@ def run_training(config: Config, fresh: bool = False) -> Path:
         try:
             fit(parts)
         finally:
-            accelerator.end_training()
+            for tracker in accelerator.trackers:
+                tracker.finish()
     export_current(parts, folder / "export")
     parts.checkpoints.mark_finished(progress)
     return folder

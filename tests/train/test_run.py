@@ -1,0 +1,253 @@
+"""Whole runs through the command, as a user starts them."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from tests.runs import metrics, run, run_killed, terminated, tiny_config, write_config
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """The training emoji as four local shards."""
+    folder = tmp_path_factory.mktemp("shards") / "emoji"
+    run("prepare", "emoji", "--output", str(folder), "--samples_per_shard", "800", "--workers", "0")
+    return folder
+
+
+def config(tmp_path, folder="runs", **changes):
+    path = tmp_path / f"{folder}.yaml"
+    return write_config(tiny_config(tmp_path / folder, **changes), path), tmp_path / folder / "tiny"
+
+
+def on_shards(shards):
+    return {"data__source": "shards", "data__path": str(shards), "data__workers": 2}
+
+
+@pytest.mark.parametrize("source", ["emoji", "shards"])
+def test_killed_anywhere_a_run_ends_with_the_same_lines(tmp_path, shards, source):
+    changes = {"optim__ema_decay": 0.9} | (on_shards(shards) if source == "shards" else {})
+    path, whole = config(tmp_path, "whole", **changes)
+    run("train", "--config", str(path))
+    expected = metrics(whole)
+    assert len(expected) == 12 + 3  # each step, and three evaluations
+    path, broken = config(tmp_path, "broken", **changes)
+    for lines in (4, 9):
+        run_killed(broken / "metrics.jsonl", lines, "train", "--config", str(path))
+    # The run's own config.yaml continues it, too.
+    told = run("train", "--config", str(broken / "config.yaml"))
+    assert "resuming" in told
+    assert metrics(broken) == expected
+    one, other = (load_file(r / "export" / "open_clip_model.safetensors") for r in (whole, broken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_stopped_by_a_signal_a_run_saves_and_ends_with_the_same_lines(tmp_path):
+    path, whole = config(tmp_path, "whole", checkpoint__every_steps=None)
+    run("train", "--config", str(path))
+    path, stopped = config(tmp_path, "stopped", checkpoint__every_steps=None)
+    with terminated(stopped / "metrics.jsonl", 4):
+        run("train", "--config", str(path), code=75)
+    step = json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"]
+    assert 0 < step < 12
+    told = run("train", "--config", str(path))
+    assert f"step {step}" in told
+    assert metrics(stopped) == metrics(whole)
+
+
+def test_stopped_in_an_evaluation_a_run_begins_with_it_again(tmp_path):
+    slow = {"data__val_samples": 375, "eval__batch_size": 1, "train__epochs": 1, "checkpoint__every_steps": None}
+    path, whole = config(tmp_path, "whole", **slow)
+    run("train", "--config", str(path))
+    path, stopped = config(tmp_path, "stopped", **slow)
+    # After the sixth step's line the evaluation of the first epoch begins.
+    with terminated(stopped / "metrics.jsonl", 7):
+        run("train", "--config", str(path), code=75)
+    assert len(metrics(stopped)) == 7
+    run("train", "--config", str(path))
+    assert metrics(stopped) == metrics(whole)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
+    run("train", "--config", str(path))
+    path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
+    command = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 process(es)" in done.stderr
+    for one, other in zip(metrics(alone), metrics(together), strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            # Recall moves in steps of one sample, and the norm of a gradient near rounding is itself rounding.
+            rel, abs_ = (0, 0.06) if "recall" in name or "acc" in name else (1e-5, 1e-5)
+            if name in ("train/grad_norm", "val/linear_separability"):
+                rel, abs_ = 1e-3, 0.06
+            assert other[name] == pytest.approx(value, rel=rel, abs=abs_), (one["step"], name)
+
+
+def test_a_run_folder_holds_what_it_promises(tmp_path):
+    path, folder = config(tmp_path, tracking__to=["wandb", "tensorboard"], checkpoint__keep_last=1)
+    run("train", "--config", str(path), WANDB_MODE="offline", WANDB_SILENT="true")
+    names = {p.name for p in folder.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "export", "wandb", "wandb_id"} <= names
+    assert list(folder.rglob("events.out.tfevents*"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12, 12]
+    training = lines[1].keys()
+    wanted = "loss clip uniform cross_uniform align lr logit_scale grad_norm samples_per_second data_time"
+    assert {f"train/{name}" for name in wanted.split()} <= training
+    assert lines[6]["samples"] == 96
+    assert lines[0]["val/num_samples"] == 40
+    kept = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    assert {"best", "latest", "step_00000012"} <= set(kept)
+    assert len(kept) <= 4
+    total = sum(lines[3][f"train/{n}"] for n in ("clip", "uniform", "align", "cross_uniform"))
+    assert lines[3]["train/loss"] == pytest.approx(total, rel=1e-5)
+    # Done is done: the same command does nothing, and says so.
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert "is finished" in run("train", "--config", str(path))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_changed_configuration_is_refused_by_name(tmp_path):
+    path, folder = config(tmp_path, train__epochs=1)
+    run("train", "--config", str(path))
+    before = (folder / "metrics.jsonl").read_bytes()
+    told = run("train", "--config", str(path), "--optim.lr=0.5", "--loss.terms.align=2", code=2)
+    assert "optim.lr was 0.001, is 0.5" in told
+    assert "loss.terms" in told
+    assert "--fresh" in told
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    run("train", "--config", str(path), "--optim.lr=0.5", "--fresh")
+    assert (folder.with_name("tiny-2") / "export").is_dir()
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    # What does not touch the numbers may change.
+    assert "is finished" in run("train", "--config", str(path), "--checkpoint.keep_last=5", "--data.workers=1")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
+    path, folder = config(tmp_path, loss__terms={"tests.train.test_run:broken": 1.0}, checkpoint__every_steps=1)
+    told = run("train", "--config", str(path), code=4)
+    assert "step 5: tests.train.test_run:broken, loss is not finite" in told
+    weights = load_file(folder / "checkpoints" / "latest" / "open_clip_model.safetensors")
+    assert all(bool(w.isfinite().all()) for w in weights.values())
+    assert json.loads((folder / "checkpoints" / "latest" / "state.json").read_text())["step"] == 4
+
+
+calls = [0]
+
+
+def broken(image_features, text_features, logit_scale):
+    """Not a number at its fifth call."""
+    calls[0] += 1
+    return image_features.sum() * (float("nan") if calls[0] == 5 else 0.0)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
+    path, _ = config(tmp_path, loss__terms={"tests.train.test_run:steep": 1.0})
+    told = run("train", "--config", str(path), code=4)
+    assert "step 1: the gradient of" in told
+    assert "is not finite" in told
+
+
+def steep(image_features, text_features, logit_scale):
+    """Finite, with an infinite gradient."""
+    return (image_features * 0).abs().sqrt().sum()
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path):
+    for i in range(60):
+        (tmp_path / f"{i}.txt").write_text(f"caption {i}")
+        (tmp_path / f"{i}.png").write_bytes(_picture(i) if i % 10 else b"no picture")
+    changes = {
+        "data__source": "folder",
+        "data__path": str(tmp_path),
+        "data__train_samples": None,
+        "data__batch_size": 8,
+    }
+    path, folder = config(tmp_path, **changes, data__max_bad_fraction=0.3)
+    run("train", "--config", str(path))
+    last = metrics(folder)[-2]
+    assert last["data/skipped_not_an_image"] >= 6
+    told = run("train", "--config", str(path), "--data.max_bad_fraction=0.02", "--name=strict", code=3)
+    assert "data.max_bad_fraction=0.02" in told
+    assert "not_an_image" in told
+
+
+def _picture(seed):
+    from tests.data.pictures import picture
+
+    return picture(seed=seed)
+
+
+def test_micro_batches_and_siglip_run_and_resume(tmp_path):
+    changes = {"loss__preset": "siglip", "train__micro_batch_size": 5, "train__epochs": 1, "train__precision": "bf16"}
+    path, whole = config(tmp_path, "whole", **changes)
+    run("train", "--config", str(path))
+    path, stopped = config(tmp_path, "stopped", **changes)
+    run_killed(stopped / "metrics.jsonl", 3, "train", "--config", str(path))
+    run("train", "--config", str(path))
+    assert metrics(stopped) == metrics(whole)
+
+
+def test_export_of_a_checkpoint_is_open_clips(tmp_path):
+    import open_clip
+
+    path, folder = config(tmp_path, optim__ema_decay=0.8)
+    run("train", "--config", str(path))
+    told = run("export", str(folder), "--checkpoint", "best", "--output", str(tmp_path / "best"))
+    assert f"local-dir:{tmp_path / 'best'}" in told
+    open_clip.create_model(f"local-dir:{tmp_path / 'best'}")
+    # The latest checkpoint's export is that of the run: with the averaged weights, not the raw ones.
+    run("export", str(folder), "--output", str(tmp_path / "latest"))
+    exported, final = (load_file(p / "open_clip_model.safetensors") for p in (tmp_path / "latest", folder / "export"))
+    raw = load_file(folder / "checkpoints" / "latest" / "open_clip_model.safetensors")
+    assert all(torch.equal(exported[n], final[n]) for n in final)
+    assert not torch.equal(raw["visual.proj"], final["visual.proj"])
+    assert "has no checkpoint 'step_1'" in run("export", str(folder), "--checkpoint=step_1", code=3)
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
+    path, folder = config(tmp_path, "runs")
+    with terminated(folder / "metrics.jsonl", 5):
+        run("train", "--config", str(path), code=75)
+    moments = folder / "checkpoints" / "latest" / "optimizer.safetensors"
+    tensors = load_file(moments)
+    tensors["no.such.weight/exp_avg"] = torch.zeros(1)
+    save_file(tensors, moments)
+    told = run("train", "--config", str(path), code=3)
+    assert "no.such.weight" in told
+    assert "Traceback" not in told
+
+
+def test_ctrl_c_saves_and_the_launcher_passes_the_code(tmp_path):
+    path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None)
+    launch = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
+    process = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "the same command resumes" in output
+    assert (folder / "checkpoints" / "latest" / "rng_1.safetensors").exists()
+
+
+def test_the_config_of_a_run_is_resolved(tmp_path):
+    path, folder = config(tmp_path, train__epochs=1, name="x-{hash}")
+    run("train", "--config", str(path))
+    (found,) = (p for p in (tmp_path / "runs").iterdir() if p.name.startswith("x-"))
+    tree = yaml.safe_load((found / "config.yaml").read_text())
+    assert tree["optim"]["betas"] == [0.9, 0.98]
+    assert tree["loss"]["terms"] == {}
+    assert not folder.exists()
+    assert "is finished" in run("train", "--config", str(found / "config.yaml"))
