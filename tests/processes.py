@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +22,13 @@ def run_processes(world: int, function: Callable[..., Any], *arguments: Any) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    results = CONTEXT.SimpleQueue()
-    mp.start_processes(_enter, (world, port, function, arguments, results), nprocs=world, start_method="forkserver")
-    by_rank = dict(results.get() for _ in range(world))
-    return [by_rank[rank] for rank in range(world)]
+    with tempfile.TemporaryDirectory() as folder:
+        passed = (world, port, function, arguments, folder)
+        mp.start_processes(_enter, passed, nprocs=world, start_method="forkserver")
+        return [pickle.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(world)]
 
 
-def _enter(rank: int, world: int, port: int, function: Callable[..., Any], arguments: Any, results: Any) -> None:
+def _enter(rank: int, world: int, port: int, function: Callable[..., Any], arguments: Any, folder: str) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -36,5 +39,5 @@ def _enter(rank: int, world: int, port: int, function: Callable[..., Any], argum
     }
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    results.put((rank, function(*arguments)))
+    (Path(folder) / str(rank)).write_bytes(pickle.dumps(function(*arguments)))
     dist.destroy_process_group()
