@@ -195,6 +195,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _report(error, debug)
     except BrokenPipeError:
         code = 0
+    except OSError as error:  # no permission, disk full ...
+        failure = DataError(f"{error.filename or 'file'}: {error.strerror or error}")
+        code = failure.exit_code
+        _report(failure, debug)
     except KeyboardInterrupt:
         code = 130
     _leave_code(code)

@@ -31,6 +31,8 @@ class Member:
     image: tuple[int, int] = (0, 0)
     text: tuple[int, int] = (0, 0)
     num_captions: int = 0
+    lost: bool = False
+    """Stands for the end of a shard that breaks off: a sample that can only be counted."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,13 @@ class ShardSource:
         self.paths = [Path(p) for p in paths]
         fresh = sum(not p.with_name(p.name + INDEX_SUFFIX).exists() for p in self.paths)
         indexes = [read_index(p) for p in track(self.paths, "Indexing shards", disable=fresh < 10)]
-        self.truncated = sum(index.truncated for index in indexes)
-        for path, index in zip(self.paths, indexes, strict=True):
+        self.members: list[tuple[int, Member]] = []
+        for shard, index in enumerate(indexes):
+            self.members += [(shard, member) for member in index.members]
             if index.truncated:
-                logger.warning("%s ends early: %d samples before the break are used", path, len(index.members))
-        self.members = [(shard, member) for shard, index in enumerate(indexes) for member in index.members]
-        if not self.members:
+                logger.warning("%s ends early: %d samples before the break are used", paths[shard], len(index.members))
+                self.members.append((shard, Member(f"{paths[shard]} (its end)", lost=True)))
+        if all(member.lost for _, member in self.members):
             raise DataError(f"data.path: no samples ({', '.join(IMAGE_EXTENSIONS)} with txt) in {len(paths)} shards")
 
     def __len__(self) -> int:
@@ -164,6 +167,8 @@ class ShardSource:
 
     def load(self, index: int) -> Pair:
         shard, member = self.members[index]
+        if member.lost:
+            raise BadSampleError("truncated", "the shard ends early")
         if not member.image[1]:
             raise BadSampleError("missing_file", f"{self.paths[shard]} has no image for {member.key}")
         try:

@@ -123,7 +123,8 @@ def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]
     for group in parts.optimizer.param_groups:
         group["lr"] = lr
     parts.optimizer.zero_grad()
-    losses = {name: float(value) for name, value in parts.step(batch, sizes).items()}
+    named = parts.step(batch, sizes)
+    losses = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))  # one wait for the device
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         raise NonFiniteError(

@@ -1,5 +1,6 @@
 """From a configuration to a run folder: builds the parts, continues what was interrupted, trains, exports."""
 
+import importlib.util
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +92,14 @@ def run_training(config: Config, fresh: bool = False) -> Path:
 
 
 def build_accelerator(config: Config) -> Accelerator:
-    """Devices, precision and distribution as accelerate was launched, with what the configuration fixes."""
+    """Devices, precision and distribution as accelerate was launched, with what the configuration fixes.
+
+    Raises:
+        ConfigError: a tracker that is not installed, which accelerate would pass over in silence.
+    """
+    for name in config.tracking.to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"tracking.to: {name} is not installed (pip install {name})")
     accelerator = Accelerator(
         mixed_precision=PRECISION[config.train.precision],
         log_with=config.tracking.to or None,

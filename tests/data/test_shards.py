@@ -61,8 +61,11 @@ def test_a_shard_that_ends_early_loses_its_tail_only(tmp_path):
     offset = read_index(whole).members[4].image[0]
     whole.write_bytes(data[: offset + 10])
     source = ShardSource([str(whole)])
-    assert source.truncated == 1
-    assert [source.key(i) for i in range(len(source))] == ["0000", "0001", "0002", "0003"]
+    assert [source.key(i) for i in range(4)] == ["0000", "0001", "0002", "0003"]
+    assert len(source) == 5  # the lost end is a sample that can only be counted
+    with pytest.raises(BadSampleError) as caught:
+        source.load(4)
+    assert caught.value.reason == "truncated"
     assert source.load(3).captions[0] == "caption of 3"
 
 

@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+
+from gapless.cli import VERBS, overview, parse
+from gapless.config import Config
+from gapless.errors import ConfigError
+from tests.runs import run, tiny_config, write_config
+
+
+def config_of(*arguments):
+    parsed = vars(parse("train", arguments))
+    return Config(**{k: v for k, v in parsed.items() if k not in ("config", "fresh")})
+
+
+def test_what_wandb_sweeps_pass():
+    config = config_of(
+        "--data.drop_last=False", "--optim.betas=[0.9, 0.95]", "--model.temperature=None",
+        "--loss.terms.uniform=0.5", "--optim.lr=1e-05", "--loss.preset=cua",
+    )  # fmt: skip
+    assert config.data.drop_last is False
+    assert config.optim.betas == (0.9, 0.95)
+    assert config.model.temperature is None
+    assert config.loss.terms == {"uniform": 0.5}
+    assert config.optim.lr == 1e-5
+    assert config_of("--loss.terms={'clip': 1, 'align': 2.0}").loss.terms == {"clip": 1.0, "align": 2.0}
+
+
+def test_later_overlays_and_flags_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\ndata: {batch_size: 8}\n")
+    (tmp_path / "b.yaml").write_text("data: {batch_size: 16}\n")
+    config = config_of(f"--config={tmp_path / 'a.yaml'}", f"--config={tmp_path / 'b.yaml'}", "--data.workers=0")
+    assert (config.seed, config.data.batch_size, config.data.workers) == (1, 16, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optim.lrr=1"], "optim.lrr: unknown key, did you mean optim.lr?"),
+        (["--optim.lr=fast"], "optim.lr: "),
+        (["--data.workers=2.5"], "data.workers"),
+        (["--loss.preset=cuax"], "loss.preset"),
+        (["--loss.terms.clip=much"], "loss.terms"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_wrong_arguments_are_one_line_that_names_the_key(arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        parse("train", arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    told = run("train", *arguments, code=2)
+    assert told.startswith("gapless: error: ")
+    assert told.count("\n") == 1
+
+
+def test_unknown_keys_of_a_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("data: {batchsize: 8}\n")
+    told = run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
+    assert "data.batchsize: unknown key, did you mean data.batch_size?" in told
+    (tmp_path / "a.yaml").write_text("dta: {batch_size: 8}\n")
+    assert "dta" in run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
+    (tmp_path / "a.yaml").write_text("data: [\n")
+    told = run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
+    assert told.count("\n") == 1
+
+
+def test_help_names_every_verb_and_key(capsys):
+    assert all(verb in overview() for verb in VERBS)
+    assert "exit codes" in run("--help")
+    told = run("train", "--help")
+    for words in ("--data.batch_size", "Pairs in a global batch", "--loss.terms", "--optim.ema_decay"):
+        assert words in told
+    assert "did you mean train?" in run("trian", code=2)
+    assert "gapless 0." in run("--version")
+
+
+def test_gap_of_two_files(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", generator.normal(size=(30, 4)))
+    told = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"))
+    scores = json.loads(told[told.index("{") :])
+    assert (scores["num_samples"], scores["dimension"], scores["normalised"]) == (30, 4, True)
+    assert 0 < scores["centroid_distance"] < 1
+    assert scores["text_retrieval_recall@1"] >= 0
+    assert "rows normalised to length 1" in told
+    np.save(tmp_path / "b.npy", np.zeros((30, 4)))
+    told = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"), code=3)
+    assert told.startswith("gapless: error: ")
+    assert "rows of zeros" in told
+    assert "Traceback" in run("gap", "--images", "none.npy", "--texts", "none.npy", "--debug", code=3)
+
+
+def test_doctor(tmp_path):
+    path = str(write_config(tiny_config(tmp_path), tmp_path / "c.yaml"))
+    told = run("doctor", "--config", path)
+    for words in ("96 pairs, 6 steps an epoch", "40 pairs", "first batch: 16 images of 32 x 32", "are free"):
+        assert words in " ".join(told.split())
+    assert not (tmp_path / "tiny").exists()
+    told = run("doctor", "--config", path, "--data.source=coco", "--data.path=/nowhere", code=3)
+    assert "captions_train2017.json" in "".join(told.split())
+    assert "fails" in told
+    run("doctor", "--config", path, "--optim.lr=-1", code=2)
+
+
+def test_prepare_says_what_is_wrong(tmp_path):
+    assert "SOURCE: 'emojis'" in run("prepare", "emojis", "--output", str(tmp_path / "x"), code=2)
+    assert "data.path" in run("prepare", "coco", "--output", str(tmp_path / "x"), code=2)
+    assert "--resize" in run("prepare", "emoji", "--resize", "0", "--output", str(tmp_path / "x"), code=2)
+    told = run("prepare", "emoji", "--split", "test", "--workers", "0", "--output", str(tmp_path / "shards"))
+    assert "395 pairs in 1 shards" in told

@@ -1,0 +1,102 @@
+import re
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from gapless.config import Config, check_config, config_hash, flatten, load_config, with_changes
+from gapless.errors import ConfigError
+from gapless.train.run import build_objective
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[str(p.relative_to(ROOT)) for p in RECIPES])
+def test_every_recipe_parses_and_opens_with_its_card(path):
+    config = load_config(path)
+    check_config(config)
+    build_objective(config)
+    card = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("train --config configs/" in line for line in card)
+
+
+def test_the_papers_recipe():
+    config = load_config(ROOT / "configs/coco/cuaxu.yaml")
+    assert build_objective(config).weights == {"clip": 1, "uniform": 1, "align": 1, "cross_uniform": 1}
+    assert (config.optim.lr, config.optim.betas, config.optim.weight_decay) == (1e-6, (0.9, 0.99), 0.1)
+    assert (config.data.batch_size, config.train.epochs, config.model.temperature) == (64, 9, 0.01)
+    assert config.data.augmentation is None
+    assert config.optim.schedule == "constant"
+
+
+def leaves(part):
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if is_dataclass(value):
+            yield from leaves(value)
+        else:
+            yield field.name
+
+
+def test_every_field_is_read_somewhere():
+    sources = [p.read_text() for p in (ROOT / "gapless").rglob("*.py") if p.name != "config.py"]
+    code = "\n".join(sources)
+    unread = [name for name in leaves(Config()) if not re.search(rf"\.{name}\b", code)]
+    assert unread == []
+    augmentation = (ROOT / "gapless/data/transforms.py").read_text()
+    from gapless.config import AugmentationConfig
+
+    assert [f.name for f in fields(AugmentationConfig) if f"config.{f.name}" not in augmentation] == []
+
+
+def test_overlays_are_laid_over_each_other(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\nloss: {preset: cua, terms: {align: 2}}\n")
+    (tmp_path / "b.yaml").write_text("loss: {terms: {uniform: 0.5}}\n")
+    config = load_config(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert config.seed == 1
+    assert build_objective(config).weights == {"clip": 1.0, "uniform": 0.5, "align": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.batch_size", 1),
+        ("data.captions", "second"),
+        ("data.val_captions", "random"),
+        ("data.val_fraction", 1.0),
+        ("data.epoch_size", 0),
+        ("model.temperature", 0.0),
+        ("model.name", "custom"),
+        ("optim.lr", -1.0),
+        ("optim.betas", (0.9, 1.0)),
+        ("optim.ema_decay", 1.0),
+        ("train.epochs", 0),
+        ("checkpoint.keep_last", 0),
+        ("tracking.to", ["comet"]),
+        ("loss.uniform_t", -2.0),
+    ],
+)
+def test_values_that_cannot_work_are_named(key, value):
+    part, name = key.split(".")
+    with pytest.raises(ConfigError, match=r"^(model.architecture|" + re.escape(key) + ")"):
+        check_config(with_changes(Config(), **{part: {name: value}}))
+
+
+def test_sources_need_a_path_and_names_are_folders():
+    with pytest.raises(ConfigError, match=r"data.path.*source coco"):
+        check_config(with_changes(Config(), data={"source": "coco"}))
+    with pytest.raises(ConfigError, match="name"):
+        check_config(with_changes(Config(), name="a/b"))
+    check_config(Config())
+
+
+def test_the_hash_ignores_where_a_run_lies():
+    config = Config()
+    assert config_hash(config) == config_hash(with_changes(config, name="other", output="elsewhere"))
+    assert config_hash(config) != config_hash(with_changes(config, seed=1))
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+    assert "optim.lr" in flatten(asdict(Config()))
