@@ -112,9 +112,11 @@ def _scan(path: Path) -> ShardIndex:
         else:
             file.seek(max(0, size - 1024))
             truncated = any(file.read())  # a whole tar file ends with two empty blocks
-    return ShardIndex(
-        [Member(key, **parts, num_captions=counts.get(key, 0)) for key, parts in members.items()], truncated
-    )
+    found = [
+        Member(key, parts.get("image", (0, 0)), parts.get("text", (0, 0)), counts.get(key, 0))
+        for key, parts in members.items()
+    ]
+    return ShardIndex(found, truncated)
 
 
 def _headers(path: Path) -> Iterator[tuple[str, int, int]]:

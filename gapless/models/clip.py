@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Captions to int64 (N, context length)."""
+SCALARS = ("logit_scale", "logit_bias")
 MAX_LOG_SCALE = 4.605170185988092
 """log 100, where CLIP clamps its learnable logit_scale."""
 
@@ -51,9 +52,9 @@ class ClipModel(nn.Module):
             ``image_features`` and ``text_features``, unit-norm (N, D) float32; ``logit_scale`` (1 / temperature); and
             ``logit_bias`` if the model has one.
         """
-        output = {"logit_scale": self.clip.logit_scale.exp()}
+        output = {"logit_scale": self.clip.logit_scale.exp().squeeze()}
         if self.clip.logit_bias is not None:
-            output["logit_bias"] = self.clip.logit_bias
+            output["logit_bias"] = self.clip.logit_bias.squeeze()
         # A process without rows runs a blank one and drops it: every process must take part in every backward pass.
         if images is not None:
             rows = images if len(images) else images.new_zeros(1, *images.shape[1:])
@@ -71,6 +72,13 @@ class ClipModel(nn.Module):
         """int64 (N, L) to unit-norm (N, D) float32; L below the context length if ``trims_captions``."""
         features = _encode_short_text(self.clip, tokens) if self.trims_captions else self.clip.encode_text(tokens)
         return F.normalize(features.float(), dim=-1)
+
+    def reshape_scalars(self) -> None:
+        """Give logit_scale and logit_bias one dimension: FSDP2 shards no scalars. Exports have scalars again."""
+        for name in SCALARS:
+            scalar = getattr(self.clip, name)
+            if scalar is not None:
+                setattr(self.clip, name, nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad))
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gapless.errors import DataError
-from gapless.models.clip import ClipModel, Tokenizer
+from gapless.models.clip import SCALARS, ClipModel, Tokenizer
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
@@ -32,7 +32,8 @@ def save_export(
     preprocess = {k: v for k, v in model.preprocess.items() if k in ("mean", "std", "interpolation", "resize_mode")}
     tree = {"model_cfg": model.model_config, "preprocess_cfg": preprocess}
     (folder / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors | {n: tensors[n].reshape([]) for n in SCALARS if n in tensors}, folder / WEIGHTS)
     hf_tokenizer = getattr(tokenizer, "tokenizer", None)
     if hf_tokenizer is not None:
         hf_tokenizer.save_pretrained(folder)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors.torch import load_file
 
 from gapless.config import Config, check_config, config_hash, flatten
@@ -144,6 +144,8 @@ def build_parts(
         model.clip.visual.compile()
         text = model.clip.transformer if hasattr(model.clip, "transformer") else model.clip.text
         text.compile()
+    if accelerator.distributed_type == DistributedType.FSDP:
+        model.reshape_scalars()
     torch.manual_seed(config.seed + accelerator.process_index)
     # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))

@@ -1,14 +1,23 @@
 """Gradients of the training step: over processes and in parts they are those of one batch on one process."""
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from gapless.config import ModelConfig
+from gapless.config import ModelConfig, OptimConfig
 from gapless.data import Batch
 from gapless.losses import Objective
-from gapless.models import build_model
+from gapless.models import build_model, load_export
+from gapless.train.checkpoint import Checkpoints, Progress, full, load_optimizer
 from gapless.train.gather import exchange, gather_rows
+from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.step import ContrastiveStep
 from tests.processes import run_processes
 from tests.runs import TINY
@@ -135,3 +144,46 @@ def test_gather_keeps_the_order_and_sums_the_gradients():
         own = {0: [0], 1: [1, 2], 2: [3, 4, 5]}[rank]
         assert [row[0] for row in gradient] == [3.0 * i for i in own]
         assert said == [[0, 0], [1, 10], [2, 20]]
+
+
+def sharded():
+    """In one of two processes: a step, an optimiser step and a checkpoint of a model sharded by FSDP2."""
+    accelerator = Accelerator()
+    rank = torch.distributed.get_rank()
+    model, tokenizer = build_model(ModelConfig(name="custom", architecture=TINY), seed=1)
+    model.reshape_scalars()
+    mesh = init_device_mesh("cpu", (2,))
+    for block in (*model.clip.visual.transformer.resblocks, *model.clip.transformer.resblocks, model):
+        fully_shard(block, mesh=mesh)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.01))
+    average = WeightAverage(model.clip.named_parameters(), decay=0.5)
+    step = ContrastiveStep(model, Objective({"clip": 1.0, "uniform": 0.5}), accelerator)
+    losses = step(part((0, 7)[rank], (7, 4)[rank]), (7, 4))
+    found = {n: full(p.grad) for n, p in model.clip.named_parameters()}
+    found["logit_scale"] = found["logit_scale"].squeeze()
+    found |= {f"loss/{n}": v for n, v in losses.items()}
+    optimizer.step()
+    average.update(0)
+    folder = Path(tempfile.gettempdir()) / f"sharded_{os.getppid()}"
+    Checkpoints(folder, accelerator, keep_last=1).save(Progress(step=1), model, tokenizer, optimizer, average)
+    # The moments come back to where they were, each process its part.
+    kept = {n: full(optimizer.state[p]["exp_avg"]) for n, p in model.clip.named_parameters()}
+    for p in model.parameters():
+        optimizer.state[p]["exp_avg"].zero_()
+    load_optimizer(folder / "latest", accelerator, model, optimizer, average)
+    back = {n: full(optimizer.state[p]["exp_avg"]) for n, p in model.clip.named_parameters()}
+    same = all(torch.equal(kept[n], back[n]) for n in kept)
+    exported, _ = load_export(folder / "latest")
+    weights = {n: full(t).reshape(exported.clip.state_dict()[n].shape) for n, t in model.clip.state_dict().items()}
+    loaded = all(torch.equal(weights[n], t) for n, t in exported.clip.state_dict().items())
+    accelerator.wait_for_everyone()
+    shutil.rmtree(folder, ignore_errors=True)
+    return [(n, v.tolist()) for n, v in found.items()], same, loaded
+
+
+def test_sharded_parameters_give_the_gradients_of_one_process_and_come_back():
+    alone = gradients(Objective({"clip": 1.0, "uniform": 0.5}), part(0, 11), [11])
+    for found, same, loaded in run_processes(2, sharded):
+        compare(dict(found), alone)
+        assert same
+        assert loaded
