@@ -4,18 +4,18 @@ import difflib
 import json
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
 from gapless import __version__
 from gapless.config import Config
 from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
+from gapless.parsing import parse_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +111,10 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 
 
 def _prepare(arguments: Any) -> None:
-    from gapless.config import DataConfig, check_config
+    from gapless.config import DataConfig
     from gapless.data import build_source
     from gapless.data.prepare import prepare_shards
+    from gapless.rules import check_config
 
     data = DataConfig(
         source=arguments.source,
@@ -249,41 +250,9 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     Raises:
         ConfigError: one line that names the key.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=f"gapless {verb}", description=f"{VERBS[verb].told}.", exit_on_error=False)
     VERBS[verb].add_arguments(parser)
-    # wandb passes Python's None where YAML says null.
-    given = [re.sub(r"=None$", "=null", a) if a.startswith("--") else a for a in arguments]
-    try:
-        return parser.instantiate(parser.parse_args(given))
-    except SystemExit:
-        raise
-    except Exception as error:
-        keys = [action.dest for action in parser._actions]
-        raise ConfigError(_one_line(str(error), keys)) from error
-
-
-def _one_line(message: str, keys: list[str]) -> str:
-    """jsonargparse's message, of any length, as a line with the key and, for unknown keys, the nearest one."""
-    flat = " ".join(message.split())
-    for pattern in (
-        r"unrecognized arguments: --?([\w.]+)",
-        r"does not accept option '([\w.]+)'",
-        r"Key '([\w.]+)' is not expected",
-        r"[Uu]nknown key '?([\w.]+)",
-    ):
-        if match := re.search(pattern, flat):
-            group = re.search(r"Group '([\w.]+)'", flat)
-            key = f"{group[1]}.{match[1]}" if group and not match[1].startswith(f"{group[1]}.") else match[1]
-            close = difflib.get_close_matches(key, keys, n=1)
-            return f"{key}: unknown key" + (f", did you mean {close[0]}?" if close else "")
-    flat = re.sub(r"^Parser key \"([\w.]+)\":", r"\1:", flat)
-    flat = re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\].*Given value: (.*)",
-        r"\2 is none of \1",
-        flat,
-    )
-    return re.sub(r"typing\.|<class '(\w+)'>", r"\1", flat)[:300]
+    return parse_arguments(parser, arguments)
 
 
 def _set_up_logging() -> None:

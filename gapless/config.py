@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
-from argparse import ArgumentError
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from gapless.errors import ConfigError
+from gapless.parsing import parse_arguments
 
 Flat = dict[str, Any]
 
@@ -254,10 +253,7 @@ def load_config(*paths: Path) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Config, None)
-    try:
-        values = vars(parser.instantiate(parser.parse_args([f"--config={path}" for path in paths])))
-    except ArgumentError as error:
-        raise ConfigError(f"{', '.join(map(str, paths))}: {' '.join(str(error).split())}") from None
+    values = vars(parse_arguments(parser, [f"--config={path}" for path in paths]))
     return Config(**{k: v for k, v in values.items() if k != "config"})
 
 
@@ -296,55 +292,3 @@ def config_hash(config: Config) -> str:
     tree = asdict(config)
     del tree["name"], tree["output"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def check_config(config: Config) -> None:
-    """Raise ConfigError with the first key whose value cannot work, before any data or weights are read."""
-    c = config
-    rules: list[tuple[str, bool, str]] = [
-        ("name", bool(re.fullmatch(r"[\w.{}+=@-]+", c.name)), "a folder name of letters, digits and ._+=@-"),
-        ("data.batch_size", c.data.batch_size >= 2, "at least 2: every loss needs another pair"),
-        ("data.captions", _is_caption_rule(c.data.captions), "first, random, index:K or all"),
-        ("data.val_captions", _is_caption_rule(c.data.val_captions, ("first",)), "first or index:K"),
-        ("data.val_fraction", 0 < c.data.val_fraction < 1, "between 0 and 1"),
-        ("data.max_bad_fraction", 0 <= c.data.max_bad_fraction <= 1, "between 0 and 1"),
-        ("data.max_pixels", c.data.max_pixels > 0, "positive"),
-        ("data.workers", c.data.workers >= 0, "0 or more"),
-        ("data.shuffle_window", c.data.shuffle_window >= 1, "at least 1"),
-        ("data.shuffle_buffer", c.data.shuffle_buffer >= 0, "0 or more"),
-        ("data.epoch_size", _positive(c.data.epoch_size), "positive or null"),
-        ("data.train_samples", _positive(c.data.train_samples, 2), "at least 2, or null"),
-        ("data.val_samples", _positive(c.data.val_samples, 2), "at least 2, or null"),
-        ("data.path", c.data.source == "emoji" or bool(c.data.path), f"set for source {c.data.source}"),
-        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set for name=custom only"),
-        ("model.embed_dim", _positive(c.model.embed_dim), "positive or null"),
-        ("model.temperature", _positive(c.model.temperature), "positive or null"),
-        ("loss.uniform_t", c.loss.uniform_t > 0, "positive"),
-        ("loss.align_alpha", c.loss.align_alpha > 0, "positive"),
-        ("optim.lr", c.optim.lr >= 0, "0 or more"),
-        ("optim.betas", all(0 <= b < 1 for b in c.optim.betas), "two numbers in [0, 1)"),
-        ("optim.warmup_steps", c.optim.warmup_steps >= 0, "0 or more"),
-        ("optim.grad_clip", _positive(c.optim.grad_clip), "positive or null"),
-        ("optim.ema_decay", c.optim.ema_decay is None or 0 < c.optim.ema_decay < 1, "between 0 and 1, or null"),
-        ("train.epochs", c.train.epochs >= 1, "at least 1"),
-        ("train.micro_batch_size", _positive(c.train.micro_batch_size), "positive or null"),
-        ("train.log_every", c.train.log_every >= 1, "at least 1"),
-        ("eval.every_epochs", c.eval.every_epochs >= 1, "at least 1"),
-        ("eval.batch_size", c.eval.batch_size >= 1, "at least 1"),
-        ("checkpoint.every_steps", _positive(c.checkpoint.every_steps), "positive or null"),
-        ("checkpoint.every_minutes", _positive(c.checkpoint.every_minutes), "positive or null"),
-        ("checkpoint.every_epochs", c.checkpoint.every_epochs >= 1, "at least 1"),
-        ("checkpoint.keep_last", c.checkpoint.keep_last >= 1, "at least 1"),
-        ("tracking.to", set(c.tracking.to) <= {"wandb", "tensorboard"}, "a list of wandb, tensorboard"),
-    ]  # fmt: skip
-    for key, holds, wanted in rules:
-        if not holds:
-            raise ConfigError(f"{key}: {flatten(asdict(config)).get(key)!r} does not work, it must be {wanted}")
-
-
-def _positive(value: float | None, least: float = 0) -> bool:
-    return value is None or (value > 0 and value >= least)
-
-
-def _is_caption_rule(rule: str, words: tuple[str, ...] = ("first", "random", "all")) -> bool:
-    return rule in words or re.fullmatch(r"index:\d+", rule) is not None

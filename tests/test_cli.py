@@ -103,6 +103,8 @@ def test_doctor(tmp_path):
     assert "captions_train2017.json" in "".join(told.split())
     assert "fails" in told
     run("doctor", "--config", path, "--optim.lr=-1", code=2)
+    told = run("doctor", "--config", path, "--model.name=local-dir:/nowhere", "--model.architecture=null", code=3)
+    assert "96 pairs, none decoded without the model" in " ".join(told.split())
 
 
 def test_prepare_says_what_is_wrong(tmp_path):

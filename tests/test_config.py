@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gapless.config import Config, check_config, config_hash, flatten, load_config, with_changes
+from gapless.config import Config, config_hash, flatten, load_config, with_changes
 from gapless.errors import ConfigError
+from gapless.rules import check_config
 from gapless.train.run import build_objective
 
 ROOT = Path(__file__).parents[1]

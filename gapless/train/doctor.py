@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from gapless.config import Config, check_config
-from gapless.data import Batch, Place, build_eval_data, build_train_data
+from gapless.config import Config
+from gapless.data import Batch, Place, build_eval_data, build_source, build_train_data
 from gapless.data.loader import StreamTrainData
+from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError, GaplessError
 from gapless.models import ClipModel, build_model
+from gapless.rules import check_config
 from gapless.train.run import build_objective, run_folder
 
 
@@ -43,7 +45,10 @@ def examine(config: Config) -> list[Check]:
     try:
         model, tokenizer = build_model(config.model, config.seed, build_objective(config).uses_bias)
     except GaplessError as error:
-        return [*checks, Check("model", str(error), error)]
+        checks.append(Check("model", str(error), error))
+        note("training data", lambda: _pairs(config, "train"))
+        note("validation data", lambda: _pairs(config, "val"))
+        return checks
     tokenize = CaptionTokenizer(tokenizer, model.trims_captions)
     note("model", lambda: _model(model))
     note("training data", lambda: _training_data(config, model, tokenize, place))
@@ -72,6 +77,13 @@ def _model(model: ClipModel) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     cut = "cut to the longest" if model.trims_captions else "at full length"
     return f"{numbers / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained; captions {cut}"
+
+
+def _pairs(config: Config, split: str) -> str:
+    """What can be said of the data without a model's image size and tokenizer."""
+    if config.data.source == "shards" and is_remote(str(config.data.path)):
+        return "remote shards, not read without the model"
+    return f"{len(build_source(config.data, split, config.seed))} pairs, none decoded without the model"
 
 
 def _training_data(config: Config, model: ClipModel, tokenize: CaptionTokenizer, place: Place) -> str:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors.torch import load_file
 
-from gapless.config import Config, check_config, config_hash, flatten
+from gapless.config import Config, config_hash, flatten
 from gapless.data import Place, build_eval_data, build_train_data
 from gapless.data.emoji import emoji_classes
 from gapless.data.shards import is_remote
@@ -21,6 +21,7 @@ from gapless.errors import ConfigError, DataError
 from gapless.eval import PairEvaluation
 from gapless.losses import PRESETS, Objective
 from gapless.models import build_model, load_export, save_export
+from gapless.rules import check_config
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
 from gapless.train.loop import Parts, averaged, fit
 from gapless.train.optim import WeightAverage, build_optimizer
