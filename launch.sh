@@ -33,7 +33,7 @@ fi
 
 GAPLESS_EXIT_CODE_FILE=$(mktemp)
 export GAPLESS_EXIT_CODE_FILE
-set -m # the launcher gets a process group of its own, which its children share
+set -m # Ctrl-C in a terminal reaches this script alone, which passes it on once
 accelerate launch --quiet ${launch[@]+"${launch[@]}"} -m gapless "$@" &
 group=$!
 # Only the training processes are told: the launcher would kill them after 30 seconds, saving may take longer.

@@ -87,7 +87,8 @@ def _config(file: str, output: Path, quick: bool, **changes: object) -> Config:
 
 
 def evaluate_export(folder: Path, config: Config) -> tuple[dict[str, float], PairFeatures]:
-    """Scores and features of an exported model on the test split of the emoji data."""
+    """Scores and features of an exported model on the whole test split of the emoji data."""
+    config = with_changes(config, data={"val_samples": None})
     model, tokenizer = load_export(folder)
     tokenize = CaptionTokenizer(tokenizer, model.trims_captions)
     data = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, Place(), "test")

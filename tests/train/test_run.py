@@ -48,10 +48,12 @@ def test_killed_anywhere_a_run_ends_with_the_same_lines(tmp_path, shards, source
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_stopped_by_a_signal_a_run_saves_and_ends_with_the_same_lines(tmp_path):
-    path, whole = config(tmp_path, "whole", checkpoint__every_steps=None)
+@pytest.mark.parametrize("source", ["emoji", "shards"])
+def test_stopped_by_a_signal_a_run_saves_and_ends_with_the_same_lines(tmp_path, shards, source):
+    changes = {"checkpoint__every_steps": None} | (on_shards(shards) if source == "shards" else {})
+    path, whole = config(tmp_path, "whole", **changes)
     run("train", "--config", str(path))
-    path, stopped = config(tmp_path, "stopped", checkpoint__every_steps=None)
+    path, stopped = config(tmp_path, "stopped", **changes)
     with terminated(stopped / "metrics.jsonl", 4):
         run("train", "--config", str(path), code=75)
     step = json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"]
@@ -227,7 +229,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     assert "Traceback" not in told
 
 
-def test_ctrl_c_saves_and_the_launcher_passes_the_code(tmp_path):
+def test_the_launcher_passes_signals_and_the_exit_code(tmp_path):
     path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None)
     launch = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
     process = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
