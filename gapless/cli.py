@@ -255,9 +255,16 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     return parse_arguments(parser, arguments)
 
 
+class _CurrentStderr(logging.Handler):
+    """Writes to whatever standard error is now: a progress bar stands in for it while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _set_up_logging() -> None:
     main_process = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[_CurrentStderr()])
     logging.getLogger("gapless").setLevel(logging.INFO if main_process else logging.ERROR)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -56,7 +57,9 @@ def embed_pairs(
     training = model.training
     model.eval()
     images, texts, indices, bad = [], [], [], []
-    for batch in track(data.batches(), "Embedding", transient=True, disable=not PartialState().is_main_process):
+    console = Console(stderr=True)
+    quiet = not (PartialState().is_main_process and console.is_terminal)
+    for batch in track(data.batches(), "embedding", console=console, transient=True, disable=quiet):
         with autocast():
             output = model(batch.images.to(device, non_blocking=True), batch.tokens.to(device, non_blocking=True))
         images.append(output["image_features"].cpu())

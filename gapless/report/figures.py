@@ -23,7 +23,7 @@ def embedding_maps(clouds: Clouds, captions: Mapping[str, str], path: Path, link
         path: of the picture; its ending decides the format.
         links: pairs that are joined by a line.
     """
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": "0.8"}):
         figure = Figure(figsize=(3.3 * len(clouds), 3.9), layout="constrained")
         for axes, (name, (images, texts)) in zip(
             figure.subplots(1, len(clouds), squeeze=False)[0], clouds.items(), strict=True

@@ -73,7 +73,7 @@ def run_demo(output: Path, quick: bool = False) -> dict[str, dict[str, float]]:
     (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     embedding_maps(clouds, {name: _caption(scores) for name, scores in rows.items()}, output / "embeddings.png")
     n = int(rows[START]["test/num_samples"])
-    title = f"{n} held-out emoji, before fine-tuning and after it with each objective (best in bold)"
+    title = f"{n} held-out emoji, before and after fine-tuning; best objective in bold"
     Console().print(terminal_table(rows, COLUMNS, title, compared))
     logger.info("written: %s, %s, %s", output / "table.md", output / "results.json", output / "embeddings.png")
     return rows

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
@@ -35,8 +36,9 @@ class Clock:
 
 @contextlib.contextmanager
 def progress_bar(total: int, done: int, shown: bool) -> Iterator[Callable[[int, int, float], None]]:
-    """A bar on the terminal; call it with the steps done, the epoch and the loss."""
+    """A bar, if standard error is a terminal; call it with the steps done, the epoch and the loss."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not shown, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as bar:
         task = bar.add_task("training", total=total, completed=done)
         yield lambda step, epoch, loss: bar.update(task, completed=step, description=f"epoch {epoch} loss {loss:.4f}")
