@@ -59,7 +59,8 @@ def epoch_order(shards: Sequence[int], seed: int, epoch: int, window: int) -> li
     members: dict[int, list[int]] = {}
     for item, shard in enumerate(shards):
         members.setdefault(shard, []).append(item)
-    names = [list(members)[i] for i in torch.randperm(len(members), generator=generator)]
+    listed = list(members)
+    names = [listed[i] for i in torch.randperm(len(listed), generator=generator).tolist()]
     order: list[int] = []
     for first in range(0, len(names), window):
         pool = [item for name in names[first : first + window] for item in members[name]]

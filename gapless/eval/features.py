@@ -51,7 +51,7 @@ def embed_pairs(
         poll: called after each batch, at the same time on all processes; may raise to stop them.
 
     Raises:
-        DataError: rows lost or doubled, or fewer than two usable pairs.
+        DataError: rows lost or doubled, or no usable pair.
     """
     device = next(model.parameters()).device
     training = model.training

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-STRIP_ELEMENTS = 2**24
-"""Similarities held at once: 64 MiB in float32."""
+STRIP_ELEMENTS = 2**22
+"""Similarities held at once: 16 MiB in float32."""
 
 
 @torch.no_grad()
@@ -26,13 +26,14 @@ def ranks(queries: Tensor, candidates: Tensor) -> Tensor:
     n = len(queries)
     rows = max(1, STRIP_ELEMENTS // max(n, 1))
     positions = torch.arange(n, device=queries.device)
-    found = []
+    # Results go to one tensor: small ones kept between large temporaries would fragment the heap.
+    better = torch.zeros(n, dtype=torch.int64, device=queries.device)
     for start in range(0, n, rows):
         scores = queries[start : start + rows] @ candidates.T
         own = scores.diagonal(start).unsqueeze(1)
         earlier = positions < positions[start : start + rows].unsqueeze(1)
-        found.append(((scores > own) | ((scores == own) & earlier)).sum(dim=1))
-    return torch.cat(found) if found else positions
+        better[start : start + rows] = ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
+    return better
 
 
 def retrieval_recall(image_features: Tensor, text_features: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:

@@ -26,7 +26,8 @@ def centroid_distance(image_features: Tensor, text_features: Tensor) -> float:
     Returns:
         0 (no gap between the centres) to 2.
     """
-    return float((image_features.double().mean(dim=0) - text_features.double().mean(dim=0)).norm())
+    centroids = (features.mean(dim=0, dtype=torch.float64) for features in (image_features, text_features))
+    return float((next(centroids) - next(centroids)).norm())
 
 
 def linear_separability(image_features: Tensor, text_features: Tensor, seed: int = 0) -> float:

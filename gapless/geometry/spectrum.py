@@ -6,6 +6,9 @@ Axis letters: N points, D dimensions.
 import torch
 from torch import Tensor
 
+ROWS = 4096
+"""Rows that are held in float64 at once."""
+
 
 def explained_variance(features: Tensor) -> Tensor:
     """Share of the variance along each principal component.
@@ -16,8 +19,12 @@ def explained_variance(features: Tensor) -> Tensor:
     Returns:
         (D,) float64, decreasing, summing to 1; zeros if all points coincide.
     """
-    centred = features.double() - features.double().mean(dim=0)
-    eigenvalues = torch.linalg.eigvalsh(centred.T @ centred).flip(0).clamp(min=0)
+    mean = features.mean(dim=0, dtype=torch.float64)
+    scatter = mean.new_zeros(len(mean), len(mean))
+    for rows in features.split(ROWS):  # a float64 copy of all rows would be the largest thing in memory
+        centred = rows.double() - mean
+        scatter += centred.T @ centred
+    eigenvalues = torch.linalg.eigvalsh(scatter).flip(0).clamp(min=0)
     return eigenvalues / eigenvalues.sum().clamp(min=torch.finfo(torch.float64).tiny)
 
 

@@ -16,7 +16,7 @@ from gapless.config import Config
 from gapless.data import Batch
 from gapless.data.images import CONVERTED, SKIPPED
 from gapless.data.loader import TrainData
-from gapless.errors import DataError, NonFiniteError, StoppedError
+from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError
 from gapless.models import Tokenizer
 from gapless.train.checkpoint import Checkpoints, Progress, unwrap
 from gapless.train.gather import exchange
@@ -227,7 +227,9 @@ def at_epoch_boundary(parts: Parts) -> None:
     values: dict[str, float] = {}
     with averaged(parts.average):
         for evaluation in parts.evaluations:
-            values |= evaluation.run(parts.model, parts.accelerator.autocast, lambda: poll(parts))
+            # Unwrapped: DDP would broadcast buffers in each forward pass, and processes may have unequally many.
+            model = unwrap(parts.accelerator, parts.model)
+            values |= evaluation.run(model, parts.accelerator.autocast, lambda: poll(parts))
     values["val/seconds"] = round(time.monotonic() - started, 3)
     parts.tracker.log(progress.step, epoch, progress.samples, values)
     if parts.accelerator.is_main_process:
@@ -262,7 +264,7 @@ def _mark_best(parts: Parts, values: dict[str, float]) -> None:
     progress, wanted = parts.progress, parts.config.checkpoint
     if wanted.best_metric not in values:
         known = ", ".join(sorted(values))
-        raise DataError(f"checkpoint.best_metric: {wanted.best_metric} is not among the evaluated metrics: {known}")
+        raise ConfigError(f"checkpoint.best_metric: {wanted.best_metric} is not among the evaluated metrics: {known}")
     value, sign = values[wanted.best_metric], 1 if wanted.best_mode == "max" else -1
     if progress.step and (progress.best is None or sign * value > sign * progress.best):
         progress.best = value

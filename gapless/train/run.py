@@ -63,12 +63,12 @@ def run_training(config: Config, fresh: bool = False) -> Path:
     """
     check_config(config)
     objective = build_objective(config)
-    accelerator = build_accelerator(config)
     folder = beside(run_folder(config)) if fresh else run_folder(config)
+    accelerator = build_accelerator(config, folder)
     checkpoint = find_checkpoint(folder / "checkpoints")
     if (folder / CONFIG_FILE).exists():
         refuse_changes(folder, config)
-    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # all have looked before the main process makes the folder
     progress = load_progress(checkpoint) if checkpoint else Progress()
     if progress.finished:
         logger.info(
@@ -92,7 +92,7 @@ def run_training(config: Config, fresh: bool = False) -> Path:
     return folder
 
 
-def build_accelerator(config: Config) -> Accelerator:
+def build_accelerator(config: Config, folder: Path) -> Accelerator:
     """Devices, precision and distribution as accelerate was launched, with what the configuration fixes.
 
     Raises:
@@ -104,7 +104,7 @@ def build_accelerator(config: Config) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=PRECISION[config.train.precision],
         log_with=config.tracking.to or None,
-        project_dir=str(run_folder(config)),
+        project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if accelerator.is_main_process:
