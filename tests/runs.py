@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -88,6 +89,8 @@ def run_killed(path: Path, lines: int, *arguments: str) -> None:
 
 
 def _enter(arguments: list[str]) -> None:
+    # As in a process that a user starts: loader processes of a killed run notice that it is gone, and end.
+    multiprocessing.set_start_method("fork", force=True)
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),

@@ -21,7 +21,7 @@ def explained_variance(features: Tensor) -> Tensor:
     """
     mean = features.mean(dim=0, dtype=torch.float64)
     scatter = mean.new_zeros(len(mean), len(mean))
-    for rows in features.split(ROWS):  # a float64 copy of all rows would be the largest thing in memory
+    for rows in torch.split(features, ROWS):  # a float64 copy of all rows would be the largest thing in memory
         centred = rows.double() - mean
         scatter += centred.T @ centred
     eigenvalues = torch.linalg.eigvalsh(scatter).flip(0).clamp(min=0)

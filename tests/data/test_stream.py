@@ -1,8 +1,3 @@
-import functools
-import http.server
-import json
-import threading
-
 import pytest
 import torch
 
@@ -10,29 +5,15 @@ from gapless.config import DataConfig
 from gapless.data import Place, build_eval_data, build_train_data
 from gapless.errors import ConfigError, DataError
 from tests.data.pictures import picture
+from tests.data.server import serve
 from tests.data.test_loader import PREPROCESS, tokenize
-from tests.data.test_shards import pairs, write_tar
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+from tests.data.test_shards import write_tar
 
 
 @pytest.fixture
 def server(tmp_path):
-    """Six shards of seven pairs behind a local http server."""
-    for k in range(6):
-        write_tar(tmp_path / f"{k}.tar", pairs(7 * k, 7))
-    sizes = {"samples": 42, "shards": [{"name": f"{k}.tar", "samples": 7} for k in range(6)]}
-    (tmp_path / "shards.json").write_text(json.dumps(sizes))
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}", tmp_path
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    with serve(tmp_path) as url:
+        yield url, tmp_path
 
 
 def config_of(url, **changes):

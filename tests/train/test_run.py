@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.data.test_stream import server  # noqa: F401 - a fixture
+from tests.data.server import serve
 from tests.runs import metrics, run, run_killed, terminated, tiny_config, write_config
 
 
@@ -64,18 +64,19 @@ def test_stopped_by_a_signal_a_run_saves_and_ends_with_the_same_lines(tmp_path, 
     assert metrics(stopped) == metrics(whole)
 
 
-def test_a_run_on_remote_shards_resumes_too(tmp_path, server):
+def test_a_run_on_remote_shards_resumes_too(tmp_path):
     changes = {"checkpoint__every_steps": None, "data__workers": 2, "data__source": "shards", "data__shuffle_buffer": 5}
-    changes |= {"data__path": f"{server[0]}/{{0..5}}.tar", "data__val_path": f"{server[0]}/{{0..5}}.tar"}
     changes |= {"data__batch_size": 6, "data__captions": "random"}
-    path, whole = config(tmp_path, "whole", **changes)
-    assert "batches depend on the number of processes and workers" in run("train", "--config", str(path))
-    path, stopped = config(tmp_path, "stopped", **changes)
-    with terminated(stopped / "metrics.jsonl", 4):
-        run("train", "--config", str(path), code=75)
-    # The composition of the batches depends on the workers: another number would be another run.
-    assert "data.workers was 2, is 1" in run("train", "--config", str(path), "--data.workers=1", code=2)
-    run("train", "--config", str(path))
+    with serve(tmp_path) as url:
+        changes |= {"data__path": f"{url}/{{0..5}}.tar", "data__val_path": f"{url}/{{0..5}}.tar"}
+        path, whole = config(tmp_path, "whole", **changes)
+        assert "batches depend on the number of processes and workers" in run("train", "--config", str(path))
+        path, stopped = config(tmp_path, "stopped", **changes)
+        with terminated(stopped / "metrics.jsonl", 4):
+            run("train", "--config", str(path), code=75)
+        # The composition of the batches depends on the workers: another number would be another run.
+        assert "data.workers was 2, is 1" in run("train", "--config", str(path), "--data.workers=1", code=2)
+        run("train", "--config", str(path))
     assert metrics(stopped) == metrics(whole)
     assert metrics(whole)[0]["val/num_samples"] == 42
 
