@@ -1,5 +1,6 @@
 """Tables of metrics: for the terminal and as Markdown, the best value of a column marked."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ def terminal_table(rows: Rows, columns: Sequence[Column], title: str, compared: 
     table.add_column("")
     best = {c: best_row({n: rows[n] for n in compared}, c) for c in columns}
     for column in columns:
-        table.add_column(column.title, justify="right")
+        # Broken by hand, so that seven metrics fit on 80 columns and rich cuts no word.
+        table.add_column("\n".join(textwrap.wrap(column.title, 10, break_long_words=False)), justify="right")
     for name, scores in rows.items():
         table.add_row(name, *(f"[bold]{_cell(scores, c)}[/]" if best[c] == name else _cell(scores, c) for c in columns))
     return table
