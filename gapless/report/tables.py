@@ -34,7 +34,7 @@ def _cell(scores: Mapping[str, float], column: Column) -> str:
 
 def terminal_table(rows: Rows, columns: Sequence[Column], title: str, compared: Sequence[str]) -> Table:
     """A rich table; the best of the ``compared`` rows is bold in each column."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("")
     best = {c: best_row({n: rows[n] for n in compared}, c) for c in columns}
     for column in columns:
