@@ -66,7 +66,7 @@ def run_training(config: Config, fresh: bool = False) -> Path:
     folder = beside(run_folder(config)) if fresh else run_folder(config)
     accelerator = build_accelerator(config, folder)
     checkpoint = find_checkpoint(folder / "checkpoints")
-    if (folder / CONFIG_FILE).exists():
+    if checkpoint:
         refuse_changes(folder, config)
     accelerator.wait_for_everyone()  # all have looked before the main process makes the folder
     progress = load_progress(checkpoint) if checkpoint else Progress()
@@ -75,11 +75,10 @@ def run_training(config: Config, fresh: bool = False) -> Path:
             "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
         )
         return folder
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
     with StopFlag() as stop:
         parts = build_parts(config, objective, accelerator, folder, checkpoint, progress, stop)
+        if accelerator.is_main_process:  # only now: what cannot be built leaves no folder behind
+            (folder / CONFIG_FILE).write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
         _announce(parts, folder, checkpoint)
         start_trackers(accelerator, config, folder)
         try:

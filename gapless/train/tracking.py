@@ -30,6 +30,7 @@ class Tracker:
         self.accelerator, self.path = accelerator, folder / FILE
         self.started = time.time()
         if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.truncate(offset)
 

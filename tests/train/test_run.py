@@ -159,6 +159,13 @@ def test_a_changed_configuration_is_refused_by_name(tmp_path):
     assert "is finished" in run("train", "--config", str(path), "--checkpoint.keep_last=5", "--data.workers=1")
 
 
+def test_a_run_that_never_began_leaves_nothing_in_the_way(tmp_path):
+    path, folder = config(tmp_path, train__epochs=1)
+    run("train", "--config", str(path), "--data.source=folder", "--data.path=/nowhere", code=3)
+    assert not folder.exists()
+    run("train", "--config", str(path))
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
     path, folder = config(tmp_path, loss__terms={"tests.train.test_run:broken": 1.0}, checkpoint__every_steps=1)
     told = run("train", "--config", str(path), code=4)
