@@ -125,7 +125,8 @@ class LossConfig:
     """The objective: a weighted sum of terms over the global batch."""
 
     preset: Literal["clip", "cua", "cuaxu", "siglip", "none"] = "clip"
-    """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip; none starts empty."""
+    """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip (its paper starts at
+    model.temperature=0.1); none starts empty."""
     terms: dict[str, float] = field(default_factory=dict)
     """Weights by term (clip, uniform, cross_uniform, align, siglip, package.module:function), over the preset."""
     uniform_t: float = 2.0

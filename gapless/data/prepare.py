@@ -108,10 +108,24 @@ def prepare_shards(
     output.mkdir(parents=True, exist_ok=True)
     if any(output.glob("*.tar")):
         raise DataError(f"--output: {output} already has .tar files, choose a new folder")
-    loader = DataLoader(_Encoder(source, resize, max_pixels), batch_size=None, num_workers=workers)
+    prepared = _write_all(_Encoder(source, resize, max_pixels), output, samples_per_shard, workers)
+    skipped = prepared.skipped
+    bad = sum(skipped.values())
+    if not prepared.shards or bad > max_bad_fraction * len(source):
+        raise DataError(
+            f"{bad} of {len(source)} samples cannot be used ({prepared.skipped}), "
+            f"allowed is --max_bad_fraction={max_bad_fraction}"
+        )
+    tree = {"samples": prepared.samples, "skipped": prepared.skipped, "shards": prepared.shards}
+    (output / "shards.json").write_text(json.dumps(tree, indent=2) + "\n")
+    return prepared
+
+
+def _write_all(encoder: _Encoder, output: Path, samples_per_shard: int, workers: int) -> Prepared:
+    loader = DataLoader(encoder, batch_size=None, num_workers=workers)
     prepared, skipped = Prepared(), Counter[str]()
     shard: list[Encoded] = []
-    for sample in track(loader, "Writing shards", total=len(source)):
+    for sample in track(loader, "Writing shards", total=len(encoder)):
         if isinstance(sample, BadSample):
             skipped[sample.reason] += 1
             logger.warning("left out %s: %s", sample.key, sample.detail)
@@ -123,14 +137,6 @@ def prepare_shards(
     if shard:
         prepared.shards.append(_write(output, len(prepared.shards), shard))
     prepared.skipped = dict(skipped)
-    bad = sum(skipped.values())
-    if not prepared.shards or bad > max_bad_fraction * len(source):
-        raise DataError(
-            f"{bad} of {len(source)} samples cannot be used ({prepared.skipped}), "
-            f"allowed is --max_bad_fraction={max_bad_fraction}"
-        )
-    tree = {"samples": prepared.samples, "skipped": prepared.skipped, "shards": prepared.shards}
-    (output / "shards.json").write_text(json.dumps(tree, indent=2) + "\n")
     return prepared
 
 

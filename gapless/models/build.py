@@ -92,6 +92,8 @@ def _create(name: str, config: ModelConfig, use_bias: bool) -> tuple[ClipModel, 
             f"model.pretrained: weights {config.pretrained or ''} of {config.name} cannot be loaded ({_line(error)}); "
             "without a network give a weights file as model.pretrained or a folder as model.name=local-dir:FOLDER"
         ) from None
+    if use_bias and "init_logit_bias" not in architecture:
+        nn.init.constant_(clip.logit_bias, SIGLIP_BIAS)  # open_clip fills in 0 where weights bring no bias
     return ClipModel(clip, architecture | overrides, open_clip.get_model_preprocess_cfg(clip)), tokenizer
 
 

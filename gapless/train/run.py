@@ -20,7 +20,7 @@ from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import ConfigError, DataError
 from gapless.eval import PairEvaluation
 from gapless.losses import PRESETS, Objective
-from gapless.models import build_model, load_export, save_export
+from gapless.models import ClipModel, build_model, load_export, save_export
 from gapless.rules import check_config
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
 from gapless.train.loop import Parts, averaged, fit
@@ -132,18 +132,13 @@ def build_parts(
     place = Place(accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads weights
         model, tokenizer = build_model(config.model, config.seed, objective.uses_bias, checkpoint)
-    if not objective.uses_temperature:
-        model.clip.logit_scale.requires_grad_(False)
-    if model.clip.logit_bias is not None and not objective.uses_bias:
-        model.clip.logit_bias.requires_grad_(False)
+    _freeze_unused(model, objective)
     tokenize = CaptionTokenizer(tokenizer, trim=model.trims_captions)
     with accelerator.main_process_first():  # one process indexes shards
         data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place)
         val = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, place)
     if config.train.compile:
-        model.clip.visual.compile()
-        text = model.clip.transformer if hasattr(model.clip, "transformer") else model.clip.text
-        text.compile()
+        _compile(model)
     if accelerator.distributed_type == DistributedType.FSDP:
         model.reshape_scalars()
     torch.manual_seed(config.seed + accelerator.process_index)
@@ -171,6 +166,21 @@ def build_parts(
         stop=stop,
         progress=progress,
     )
+
+
+def _freeze_unused(model: ClipModel, objective: Objective) -> None:
+    """A temperature or bias that no term depends on would never get the gradient that DDP waits for."""
+    if not objective.uses_temperature:
+        model.clip.logit_scale.requires_grad_(False)
+    if model.clip.logit_bias is not None and not objective.uses_bias:
+        model.clip.logit_bias.requires_grad_(False)
+
+
+def _compile(model: ClipModel) -> None:
+    """Compile both towers in place, which keeps the names of their weights."""
+    model.clip.visual.compile()
+    text = model.clip.transformer if hasattr(model.clip, "transformer") else model.clip.text
+    text.compile()
 
 
 def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:

@@ -142,7 +142,9 @@ def test_locked_towers(export):
     assert trained == {"visual.proj", "text_projection", "logit_scale"}
 
 
-def test_a_bias_for_siglip():
+def test_a_bias_for_siglip(export):
+    tuned, _ = build_model(ModelConfig(name=f"local-dir:{export[1]}"), use_bias=True)
+    assert tuned.clip.logit_bias.item() == -10  # weights without a bias get the same start
     model, tokenizer = build_model(tiny(), use_bias=True)
     images, captions = batch()
     assert model(images, tokenizer(captions))["logit_bias"].item() == -10
