@@ -208,7 +208,9 @@ class PairDataset(Dataset[Sample | BadSample]):
         self.source, self.make_sample, self.rule, self.seed = source, make_sample, caption_rule, seed
         self.items: list[tuple[int, str]] | None = None
         if caption_rule == "all":
-            self.items = [(i, f"index:{k}") for i in range(len(source)) for k in range(source.num_captions(i))]
+            # A pair without captions keeps one item, so that it is counted as bad and does not vanish.
+            counts = (max(1, source.num_captions(i)) for i in range(len(source)))
+            self.items = [(i, f"index:{k}") for i, count in enumerate(counts) for k in range(count)]
         self.cache: dict[int, Decoded] | None = {} if cache else None
 
     def __len__(self) -> int:

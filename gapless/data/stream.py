@@ -141,7 +141,12 @@ class StreamDataset(IterableDataset[Batch]):
             mine = order[share.index :: share.count]
             chance = random.Random(f"{self.seed}-{epoch}-{round_}-{share.index}")
             chance.shuffle(mine)
-            yield from _shuffled((raw for url in mine for raw in read_shard(url)), self.buffer, chance)
+            empty = True
+            for raw in _shuffled((raw for url in mine for raw in read_shard(url)), self.buffer, chance):
+                empty = False
+                yield raw
+            if empty:  # another round would find nothing either, for ever
+                raise DataError(f"data.path: no samples in {', '.join(mine)}")
 
     def _batch(self, drawn: list[Raw], seed: str) -> Batch:
         return self.collate([self._sample(raw, f"{seed}-{i}") for i, raw in enumerate(drawn)])

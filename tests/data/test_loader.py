@@ -117,6 +117,15 @@ def test_bad_samples_are_left_out_and_named(tmp_path):
     assert empty.images.shape == (0, 3, 32, 32)
 
 
+def test_with_all_captions_a_pair_without_any_is_still_counted(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    source = FileSource([FilePair("a", tmp_path / "a.png", ("one", "two")), FilePair("b", tmp_path / "a.png", ())])
+    dataset = PairDataset(source, SampleMaker(build_eval_transform(PREPROCESS)), "all")
+    batch = Collate(tokenize, (32, 32))([dataset[0, i] for i in range(len(dataset))])
+    assert len(batch.indices) == 2
+    assert [(b.key, b.reason) for b in batch.bad] == [("b", "no_caption")]
+
+
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 def test_transforms_give_the_models_size(mode):
     transform = build_eval_transform(PREPROCESS | {"resize_mode": mode, "fill_color": 7})

@@ -77,6 +77,15 @@ def test_pickled_members_of_a_stream_are_never_loaded(server):
     assert len(torch.cat([b.indices for b in batches])) == 6
 
 
+def test_empty_shards_are_an_error_and_no_endless_search(server):
+    url, folder = server
+    for k in range(6):
+        write_tar(folder / f"{k}.tar", [])
+    data = build_train_data(config_of(url), 0, PREPROCESS, tokenize, Place())
+    with pytest.raises(DataError, match="no samples in"):
+        next(iter(data.batches(0, 3)))
+
+
 def test_what_cannot_work_is_said_first(server):
     url, folder = server
     with pytest.raises(ConfigError, match="6 remote shards cannot feed 4 processes with 2 workers; use at most 1"):

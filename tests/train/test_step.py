@@ -60,7 +60,7 @@ def of_every_term(sizes):
     return [{n: v.tolist() for n, v in gradients(Objective({t: 1.0}), batch, sizes).items()} for t in TERMS]
 
 
-def compare(found, expected, rtol=2e-4):
+def assert_same(found, expected, rtol=2e-4):
     assert found.keys() == expected.keys()
     scale = max(v.abs().max().item() for n, v in expected.items() if not n.startswith("loss/"))
     for name, value in expected.items():
@@ -78,7 +78,7 @@ def test_processes_give_the_gradients_of_one(sizes):
         alone = gradients(Objective({term: 1.0}), part(0, 11), [11])
         assert ("logit_scale" in alone) == (term in ("clip", "siglip"))
         for result in results:
-            compare(result[k], alone)
+            assert_same(result[k], alone)
 
 
 @pytest.mark.parametrize("terms", [{"clip": 1.0, "uniform": 1.0, "align": 1.0, "cross_uniform": 1.0}, {"siglip": 1.0}])
@@ -86,7 +86,7 @@ def test_processes_give_the_gradients_of_one(sizes):
 def test_parts_give_the_gradients_of_the_whole(terms, micro_batch_size):
     whole = gradients(Objective(terms), part(0, 11), [11])
     assert "logit_scale" in whole
-    compare(gradients(Objective(terms), part(0, 11), [11], micro_batch_size), whole)
+    assert_same(gradients(Objective(terms), part(0, 11), [11], micro_batch_size), whole)
 
 
 def test_parts_replay_the_same_random_numbers():
@@ -125,7 +125,7 @@ def in_parts(sizes):
 def test_parts_on_processes_give_the_gradients_of_one():
     alone = gradients(Objective({"clip": 1.0, "uniform": 0.5}), part(0, 11), [11])
     for result in run_processes(2, in_parts, (7, 4)):
-        compare(dict(result), alone)
+        assert_same(dict(result), alone)
 
 
 def gathered():
@@ -184,6 +184,6 @@ def sharded():
 def test_sharded_parameters_give_the_gradients_of_one_process_and_come_back():
     alone = gradients(Objective({"clip": 1.0, "uniform": 0.5}), part(0, 11), [11])
     for found, same, loaded in run_processes(2, sharded):
-        compare(dict(found), alone)
+        assert_same(dict(found), alone)
         assert same
         assert loaded
