@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from jsonargparse import ArgumentParser
 
@@ -18,6 +18,19 @@ from gapless.errors import ConfigError
 from gapless.parsing import parse_arguments
 
 Flat = dict[str, Any]
+_Ends = TypedDict("_Ends", {"from": float, "to": float})
+
+
+class Ramp(_Ends, total=False):
+    """A number that changes during the run, ``{from: 0, to: 1, start: 0.2, end: 1000, shape: linear}``.
+
+    ``from`` holds until ``start`` (0) and ``to`` from ``end`` on (1). Either is a fraction of the run up to 1, and a
+    step above it. ``shape`` is linear or cosine.
+    """
+
+    start: float
+    end: float
+    shape: Literal["linear", "cosine"]
 
 
 @dataclass
@@ -104,10 +117,13 @@ class ModelConfig:
     """open_clip model_cfg (embed_dim, vision_cfg, text_cfg, quick_gelu) when name is custom."""
     embed_dim: int | None = None
     """Dimension of the shared space. With weights, both projections are re-initialised; null keeps them."""
-    temperature: float | None = None
-    """Softmax temperature, 1 / logit_scale; null keeps the model's own."""
+    temperature: float | Ramp | None = None
+    """Softmax temperature, 1 / logit_scale; null keeps the model's own. A schedule {from: 0.01, to: 0.05, end: 1}
+    (start, end: fraction of the run up to 1, a step above; shape: linear or cosine) needs it not to be learnable."""
     learnable_temperature: bool = True
     """Learn the temperature, logit_scale clamped to [1, 100]."""
+    temperature_form: Literal["exp", "softplus"] = "exp"
+    """Function of the learned number that gives logit_scale; softplus changes it more slowly where it is large."""
     lock_image: bool = False
     """Freeze the image tower."""
     lock_image_unlocked_groups: int = 0
@@ -127,12 +143,20 @@ class LossConfig:
     preset: Literal["clip", "cua", "cuaxu", "siglip", "none"] = "clip"
     """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip (its paper starts at
     model.temperature=0.1); none starts empty."""
-    terms: dict[str, float] = field(default_factory=dict)
-    """Weights by term (clip, uniform, cross_uniform, align, siglip, package.module:function), over the preset."""
+    terms: dict[str, float | Ramp] = field(default_factory=dict)
+    """Weights by term over the preset: clip, uniform, cross_uniform, align, centroid, centroid_uniform, cross_attract,
+    siglip, siglip_relative, simclr, cyclip, cyclip_in_modal, cyclip_cross_modal, koleo, package.module:function.
+    A weight may be a schedule, as model.temperature."""
     uniform_t: float = 2.0
-    """t of exp(-t |x - y|^2) in uniform and cross_uniform."""
+    """t of exp(-t |x - y|^2) in the uniformity terms."""
     align_alpha: float = 2.0
     """Power of the distance in align."""
+    hardness: float = 0.0
+    """How much clip's negatives are weighted by how hard they are; 0 not at all."""
+    duplicates: Literal["ignore", "mask"] = "ignore"
+    """Whether pairs of a batch with the same image or caption repel each other (ignore, the papers) or not (mask)."""
+    implementation: Literal["auto", "plain", "tiled"] = "auto"
+    """plain: N x N matrices. tiled: memory grows with N, and processes share the work. auto: by size."""
 
 
 @dataclass
@@ -141,6 +165,8 @@ class OptimConfig:
 
     lr: float = 5e-4
     """Peak learning rate."""
+    temperature_lr: float = 1.0
+    """Learning rate of the temperature, as a multiple of lr."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay rates of AdamW's moments."""
     eps: float = 1e-6

@@ -1,9 +1,10 @@
 """Which values of a configuration can work."""
 
+import math
 import re
 from dataclasses import asdict
 
-from gapless.config import Config, flatten
+from gapless.config import Config, Ramp, flatten
 from gapless.errors import ConfigError
 
 
@@ -27,10 +28,15 @@ def check_config(config: Config) -> None:
         ("data.path", c.data.source == "emoji" or bool(c.data.path), f"set for source {c.data.source}"),
         ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set for name=custom only"),
         ("model.embed_dim", _positive(c.model.embed_dim), "positive or null"),
-        ("model.temperature", _positive(c.model.temperature), "positive or null"),
+        ("model.temperature", _positive_throughout(c.model.temperature), "positive or null"),
+        ("model.learnable_temperature", not (isinstance(c.model.temperature, dict) and c.model.learnable_temperature),
+         "false where model.temperature is a schedule"),
         ("loss.uniform_t", c.loss.uniform_t > 0, "positive"),
         ("loss.align_alpha", c.loss.align_alpha > 0, "positive"),
+        ("loss.hardness", c.loss.hardness >= 0, "0 or more"),
+        ("loss.terms", all(_is_ramp(w) for w in c.loss.terms.values()), "weights whose schedules end after they start"),
         ("optim.lr", c.optim.lr >= 0, "0 or more"),
+        ("optim.temperature_lr", c.optim.temperature_lr >= 0, "0 or more"),
         ("optim.betas", all(0 <= b < 1 for b in c.optim.betas), "two numbers in [0, 1)"),
         ("optim.warmup_steps", c.optim.warmup_steps >= 0, "0 or more"),
         ("optim.grad_clip", _positive(c.optim.grad_clip), "positive or null"),
@@ -53,6 +59,20 @@ def check_config(config: Config) -> None:
 
 def _positive(value: float | None, least: float = 0) -> bool:
     return value is None or (value > 0 and value >= least)
+
+
+def _positive_throughout(value: float | Ramp | None) -> bool:
+    if isinstance(value, dict):
+        return value["from"] > 0 and value["to"] > 0 and _is_ramp(value)
+    return _positive(value)
+
+
+def _is_ramp(value: float | Ramp) -> bool:
+    """Whether a schedule ends after its start, as far as can be told without the number of steps."""
+    if not isinstance(value, dict):
+        return math.isfinite(value)
+    start, end = value.get("start", 0.0), value.get("end", 1.0)
+    return start >= 0 and end > 0 and (start < end or start > 1 >= end)
 
 
 def _is_caption_rule(rule: str, words: tuple[str, ...] = ("first", "random", "all")) -> bool:

@@ -1,5 +1,6 @@
 """A pair is an image and one or more captions. Sources give pairs by position; a dataset makes samples of them."""
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -107,6 +108,8 @@ class Sample(NamedTuple):
     image: Tensor
     caption: str
     converted: list[str]
+    identity: tuple[int, int]
+    """Of its image and of its caption: what is equal has equal numbers."""
 
 
 class BadSample(NamedTuple):
@@ -130,6 +133,8 @@ class Batch(NamedTuple):
     """Samples that were left out."""
     converted: dict[str, int]
     """How many images were changed, by reason."""
+    identities: Tensor
+    """int64 (n, 2), of the images and captions: what is equal has equal numbers."""
 
 
 def pick_caption(pair: Pair, rule: str, seed: str) -> str:
@@ -142,6 +147,11 @@ def pick_caption(pair: Pair, rule: str, seed: str) -> str:
     if position >= len(captions) or not captions[position].strip():
         raise BadSampleError("no_caption", f"caption {position} of {len(captions)} is missing or empty")
     return captions[position]
+
+
+def fingerprint(content: bytes) -> int:
+    """A number of 64 bits that different contents do not share."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)
 
 
 class Decoded(NamedTuple):
@@ -173,7 +183,8 @@ class SampleMaker:
             caption = pick_caption(decoded.pair, rule, seed)
         except BadSampleError as error:
             return BadSample(decoded.pair.key, error.reason, str(error))
-        return Sample(index, self._transform(decoded.image, seed), caption, decoded.converted)
+        identity = fingerprint(decoded.pair.image), fingerprint(" ".join(caption.lower().split()).encode())
+        return Sample(index, self._transform(decoded.image, seed), caption, decoded.converted, identity)
 
     def _transform(self, image: Tensor, seed: str) -> Tensor:
         if not self.random_transform:
@@ -253,4 +264,5 @@ class Collate:
             indices=torch.tensor([s.position for s in good], dtype=torch.long),
             bad=[s for s in samples if isinstance(s, BadSample)],
             converted=dict(Counter(reason for s in good for reason in s.converted)),
+            identities=torch.tensor([s.identity for s in good], dtype=torch.long).reshape(-1, 2),
         )

@@ -1,4 +1,4 @@
-"""Alignment: how near matching pairs lie."""
+"""Alignment: how near matching pairs, and the clouds as wholes, lie."""
 
 from torch import Tensor
 
@@ -19,3 +19,14 @@ def alignment_loss(image_features: Tensor, text_features: Tensor, alpha: float =
     squared = (image_features - text_features).square().sum(dim=1)
     # The power of the square keeps the gradient finite at coinciding pairs for alpha >= 2.
     return (squared if alpha == 2 else squared.pow(alpha / 2)).mean()
+
+
+def centroid_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
+    r"""Squared distance of the two centroids, the contrastive gap itself (contrastive-gap paper, section 3.2).
+
+    .. math:: C(x, y) = \left| \frac{1}{N} \sum_i x_i - \frac{1}{N} \sum_i y_i \right|^2
+
+    Returns:
+        A scalar in [0, 4].
+    """
+    return (image_features.mean(dim=0) - text_features.mean(dim=0)).square().sum()

@@ -3,17 +3,43 @@
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gapless.errors import ConfigError
-from gapless.losses.alignment import alignment_loss
-from gapless.losses.clip import clip_loss, siglip_loss
-from gapless.losses.uniformity import cross_uniformity_loss, uniformity_loss
+from gapless.losses.alignment import alignment_loss, centroid_loss
+from gapless.losses.clip import clip_loss, siglip_loss, simclr_loss
+from gapless.losses.inputs import Inputs, Knobs, check_features
+from gapless.losses.shared import TILED, Alone, Team, tiled_terms
+from gapless.losses.structure import cyclip_cross_modal_loss, cyclip_in_modal_loss, cyclip_loss, koleo_loss
+from gapless.losses.uniformity import (
+    centroid_uniformity_loss,
+    cross_attraction_loss,
+    cross_uniformity_loss,
+    uniformity_loss,
+)
 
-Term = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Term = Callable[[Inputs, Knobs], Tensor]
+Implementation = Literal["auto", "plain", "tiled"]
 
+BUILT_IN: dict[str, Term] = {
+    "clip": lambda i, k: clip_loss(i.x, i.y, i.scale, k.hardness, i.groups),
+    "uniform": lambda i, k: uniformity_loss(i.x, i.y, k.t, i.groups),
+    "cross_uniform": lambda i, k: cross_uniformity_loss(i.x, i.y, k.t, i.groups),
+    "align": lambda i, k: alignment_loss(i.x, i.y, k.alpha),
+    "centroid": lambda i, k: centroid_loss(i.x, i.y),
+    "centroid_uniform": lambda i, k: centroid_uniformity_loss(i.x, i.y, k.t, i.groups),
+    "cross_attract": lambda i, k: cross_attraction_loss(i.x, i.y, k.t),
+    "siglip": lambda i, k: siglip_loss(i.x, i.y, i.scale, i.bias, i.groups),
+    "siglip_relative": lambda i, k: siglip_loss(i.x, i.y, i.scale, i.scale * i.bias, i.groups),
+    "simclr": lambda i, k: simclr_loss(i.x, i.y, i.scale, i.groups),
+    "cyclip": lambda i, k: cyclip_loss(i.x, i.y),
+    "cyclip_in_modal": lambda i, k: cyclip_in_modal_loss(i.x, i.y),
+    "cyclip_cross_modal": lambda i, k: cyclip_cross_modal_loss(i.x, i.y),
+    "koleo": lambda i, k: koleo_loss(i.x, i.y, i.groups),
+}
 PRESETS: dict[str, dict[str, float]] = {
     "clip": {"clip": 1.0},
     "cua": {"clip": 1.0, "uniform": 1.0, "align": 1.0},
@@ -21,48 +47,75 @@ PRESETS: dict[str, dict[str, float]] = {
     "siglip": {"siglip": 1.0},
     "none": {},
 }
-NO_TEMPERATURE = {"uniform", "cross_uniform", "align"}
-"""Terms that do not depend on the temperature."""
+TEMPERATURE = {"clip", "simclr", "siglip", "siglip_relative"}
+"""Built-in terms that depend on the temperature."""
+INITIAL_BIAS = {"siglip": -10.0, "siglip_relative": -1.0}
+"""SigLIP starts at -10; at its temperature of 0.1 that is a relative bias of -1."""
+PAIRS_NEEDED = {"uniform", "cross_uniform", "centroid_uniform", "koleo"}
+"""Built-in terms that one pair alone does not have."""
+TILED_FROM = 256
+"""Pairs from which the tiled terms are faster than the plain ones (bench/losses.py)."""
 
 
 class Objective:
     """A weighted sum of loss terms over the global batch.
 
     Args:
-        terms: weight by name: ``clip``, ``uniform``, ``cross_uniform``, ``align``, ``siglip``, or
-            ``package.module:function`` for a function ``(image_features, text_features, logit_scale) -> scalar``.
-        uniform_t: t of the Gaussian kernel in ``uniform`` and ``cross_uniform``.
+        terms: weight by name, of :data:`BUILT_IN` or ``package.module:function`` for a function
+            ``(image_features, text_features, logit_scale) -> scalar``.
+        uniform_t: t of the Gaussian kernel in the uniformity terms.
         align_alpha: power of the distance in ``align``.
+        hardness: of ``clip``'s negatives, see :func:`clip_loss`.
+        implementation: ``plain`` has N x N matrices and torch's gradients; ``tiled`` needs memory that grows with N
+            and shares the work of the processes; ``auto`` chooses by size.
+        team: the processes that compute the loss together.
 
     Raises:
-        ConfigError: no term, an unknown name, or a function that cannot be imported.
+        ConfigError: no term, an unknown name, a function that cannot be imported, or a knob out of range.
     """
 
-    def __init__(self, terms: Mapping[str, float], uniform_t: float = 2.0, align_alpha: float = 2.0) -> None:
+    def __init__(
+        self,
+        terms: Mapping[str, float],
+        uniform_t: float = 2.0,
+        align_alpha: float = 2.0,
+        hardness: float = 0.0,
+        implementation: Implementation = "auto",
+        team: Team | None = None,
+    ) -> None:
         if not terms:
             raise ConfigError("loss.terms: no term is set, name at least one, for example {clip: 1}")
-        built_in: dict[str, Term] = {
-            "clip": lambda x, y, scale, bias: clip_loss(x, y, scale),
-            "uniform": lambda x, y, scale, bias: uniformity_loss(x, y, uniform_t),
-            "cross_uniform": lambda x, y, scale, bias: cross_uniformity_loss(x, y, uniform_t),
-            "align": lambda x, y, scale, bias: alignment_loss(x, y, align_alpha),
-            "siglip": lambda x, y, scale, bias: siglip_loss(x, y, scale, 0.0 if bias is None else bias),
-        }
+        for key, value, holds in (
+            ("uniform_t", uniform_t, uniform_t > 0),
+            ("align_alpha", align_alpha, align_alpha > 0),
+            ("hardness", hardness, hardness >= 0),
+        ):
+            if not holds:
+                raise ConfigError(f"loss.{key}: {value} does not work, it must be positive")
         self.weights = dict(terms)
-        self.terms = {name: built_in[name] if name in built_in else _load_term(name, list(built_in)) for name in terms}
+        self.own = {name: _load_term(name) for name in terms if name not in BUILT_IN}
+        self.knobs = Knobs(uniform_t, align_alpha, hardness)
+        self.implementation = implementation
+        self.team: Team = team or Alone()
 
     @property
     def uses_temperature(self) -> bool:
-        """Whether any term depends on logit_scale; if none does, it has no gradient."""
-        return not set(self.terms) <= NO_TEMPERATURE
+        """Whether any term may depend on logit_scale; if none does, it has no gradient."""
+        return bool(TEMPERATURE & set(self.weights) or self.own)
 
     @property
-    def uses_bias(self) -> bool:
-        """Whether the model needs a logit_bias."""
-        return "siglip" in self.terms
+    def initial_bias(self) -> float | None:
+        """Where a model's logit_bias starts; None if no term needs one."""
+        return next((bias for name, bias in INITIAL_BIAS.items() if name in self.weights), None)
 
     def __call__(
-        self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None = None,
+        groups: Tensor | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
         """All terms, unweighted, by name, and ``loss``, their weighted sum.
 
@@ -71,26 +124,48 @@ class Objective:
             text_features: unit-norm (N, D).
             logit_scale: scalar, the inverse temperature.
             logit_bias: scalar, for siglip.
+            groups: int64 (N, G); pairs that share a number are duplicates, left out of every repulsion.
+            weights: of this step, in place of some of those given at first.
+
+        Raises:
+            ValueError: shapes that do not match, features that are not unit-norm, too few pairs.
+            NonFiniteError: features that are not finite or all zero.
         """
-        if image_features.shape != text_features.shape or image_features.ndim != 2:
-            raise ValueError(
-                f"image_features {tuple(image_features.shape)} and text_features {tuple(text_features.shape)} "
-                "must be two (N, D) matrices of one shape"
-            )
+        check_features(image_features, text_features, ", ".join(self.weights))
+        n = len(image_features)
+        lonely = [name for name in self.weights if name in PAIRS_NEEDED]
+        if n < (2 if lonely else 1):
+            raise ValueError(f"{', '.join(lonely or self.weights)}: at least 2 pairs are needed, got {n}")
         x, y = (f if f.dtype == torch.float64 else f.float() for f in (image_features, text_features))
-        values = {name: term(x, y, logit_scale, logit_bias) for name, term in self.terms.items()}
-        return values | {"loss": torch.stack([self.weights[name] * value for name, value in values.items()]).sum()}
+        scale = torch.as_tensor(logit_scale, dtype=x.dtype, device=x.device)
+        bias = torch.as_tensor(0.0 if logit_bias is None else logit_bias, dtype=x.dtype, device=x.device)
+        # Under autocast the products would be rounded to half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            values = self._terms(Inputs(x, y, scale, bias, groups))
+        current = self.weights | dict(weights or {})
+        return values | {"loss": torch.stack([current[name] * value for name, value in values.items()]).sum()}
+
+    def _terms(self, inputs: Inputs) -> dict[str, Tensor]:
+        tiled = self.implementation == "tiled" or (self.implementation == "auto" and len(inputs.x) >= TILED_FROM)
+        names = [name for name in self.weights if tiled and name in TILED]
+        values = tiled_terms(names, inputs, self.knobs, self.team)
+        for name in self.weights:
+            if name in self.own:
+                values[name] = self.own[name](inputs.x, inputs.y, inputs.scale)
+            elif name not in values:
+                values[name] = BUILT_IN[name](inputs, self.knobs)
+        return {name: values[name] for name in self.weights}
 
 
-def _load_term(name: str, known: list[str]) -> Term:
+def _load_term(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """A user's own term, named ``package.module:function``."""
     module, _, function = name.partition(":")
     if not function:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}, or package.module:function"
+        close = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(BUILT_IN)}, or package.module:function"
         raise ConfigError(f"loss.terms.{name}: unknown term, {hint}")
     try:
-        own = getattr(importlib.import_module(module), function)
+        own: Callable[[Tensor, Tensor, Tensor], Tensor] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"loss.terms.{name}: cannot be imported ({error})") from error
-    return lambda x, y, scale, bias: own(x, y, scale)
+    return own

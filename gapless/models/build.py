@@ -1,7 +1,6 @@
 """Models from a configuration, through open_clip: by name, from a folder, or from an architecture in the YAML."""
 
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,16 @@ from gapless.errors import ConfigError, DataError
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import CONFIG, load_export
 
-SIGLIP_BIAS = -10.0
-"""SigLIP's initial bias."""
-
 
 def build_model(
-    config: ModelConfig, seed: int = 0, use_bias: bool = False, checkpoint: Path | None = None
+    config: ModelConfig, seed: int = 0, initial_bias: float | None = None, checkpoint: Path | None = None
 ) -> tuple[ClipModel, Tokenizer]:
     """A model ready to train, and its tokenizer.
 
     Args:
         config: the model part of the configuration.
         seed: of random weights; the global generator is left as it was.
-        use_bias: give the model a logit_bias (for siglip).
+        initial_bias: of the logit_bias that siglip needs; None for none.
         checkpoint: folder of a checkpoint whose architecture and weights replace those of the configuration.
 
     Raises:
@@ -43,10 +39,10 @@ def build_model(
             with tempfile.TemporaryDirectory() as folder:
                 tree = {"model_cfg": config.architecture, "preprocess_cfg": {}}
                 (Path(folder) / CONFIG).write_text(json.dumps(tree))
-                model, tokenizer = _create(f"local-dir:{folder}", config, use_bias)
+                model, tokenizer = _create(f"local-dir:{folder}", config, initial_bias)
         else:
             _check_name(config)
-            model, tokenizer = _create(config.name, config, use_bias)
+            model, tokenizer = _create(config.name, config, initial_bias)
         _prepare(model, config, new=checkpoint is None)
     return model, tokenizer
 
@@ -73,9 +69,9 @@ def _check_name(config: ModelConfig) -> None:
         raise ConfigError(f"model.name: {config.pretrained} weights were trained with another activation, use {other}")
 
 
-def _create(name: str, config: ModelConfig, use_bias: bool) -> tuple[ClipModel, Tokenizer]:
+def _create(name: str, config: ModelConfig, initial_bias: float | None) -> tuple[ClipModel, Tokenizer]:
     """The open_clip model with its weights, before projections and temperature are changed."""
-    overrides: dict[str, Any] = {"init_logit_bias": SIGLIP_BIAS} if use_bias else {}
+    overrides: dict[str, Any] = {} if initial_bias is None else {"init_logit_bias": initial_bias}
     if config.embed_dim and not _has_weights(name, config):
         overrides["embed_dim"] = config.embed_dim
     try:
@@ -92,8 +88,8 @@ def _create(name: str, config: ModelConfig, use_bias: bool) -> tuple[ClipModel, 
             f"model.pretrained: weights {config.pretrained or ''} of {config.name} cannot be loaded ({_line(error)}); "
             "without a network give a weights file as model.pretrained or a folder as model.name=local-dir:FOLDER"
         ) from None
-    if use_bias and "init_logit_bias" not in architecture:
-        nn.init.constant_(clip.logit_bias, SIGLIP_BIAS)  # open_clip fills in 0 where weights bring no bias
+    if initial_bias is not None and "init_logit_bias" not in architecture:
+        nn.init.constant_(clip.logit_bias, initial_bias)  # open_clip fills in 0 where weights bring no bias
     return ClipModel(clip, architecture | overrides, open_clip.get_model_preprocess_cfg(clip)), tokenizer
 
 
@@ -116,8 +112,8 @@ def _prepare(model: ClipModel, config: ModelConfig, new: bool) -> None:
         model.clip.lock_text_tower(unlocked_layers=config.lock_text_unlocked_groups)
     if config.embed_dim and _has_weights(config.name, config):
         reset_projections(model, config.embed_dim if new else None)
-    if config.temperature is not None and new:
-        nn.init.constant_(model.clip.logit_scale, math.log(1 / config.temperature))
+    if isinstance(config.temperature, float | int) and new:
+        model.set_temperature(config.temperature)
     model.clip.logit_scale.requires_grad_(config.learnable_temperature)
     if config.grad_checkpointing:
         model.clip.set_grad_checkpointing()

@@ -3,7 +3,9 @@
 Axis letters: N pairs, L tokens, D dimensions.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import open_clip
@@ -79,6 +81,32 @@ class ClipModel(nn.Module):
             scalar = getattr(self.clip, name)
             if scalar is not None:
                 setattr(self.clip, name, nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad))
+
+    @torch.no_grad()
+    def set_temperature(self, temperature: float) -> None:
+        """Give logit_scale the value 1 / temperature."""
+        self.clip.logit_scale.fill_(-math.log(temperature))
+
+    @contextmanager
+    def softplus_temperature(self, apply: bool = True) -> Iterator[None]:
+        """Within it logit_scale and its gradient are those of v, where exp(logit_scale) = softplus(v).
+
+        An optimiser that steps within it learns v; everything else sees an ordinary CLIP.
+        """
+        p = self.clip.logit_scale
+        if not apply or p.grad is None:
+            yield
+            return
+        with torch.no_grad():
+            scale = p.exp()
+            v = scale + (-torch.expm1(-scale)).log()
+            p.grad.mul_(v.sigmoid() / scale)
+            p.copy_(v)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                p.copy_(F.softplus(p).log())
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

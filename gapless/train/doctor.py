@@ -43,7 +43,7 @@ def examine(config: Config) -> list[Check]:
     note("objective", lambda: _objective(config))
     note("devices", lambda: _devices(accelerator))
     try:
-        model, tokenizer = build_model(config.model, config.seed, build_objective(config).uses_bias)
+        model, tokenizer = build_model(config.model, config.seed, build_objective(config).initial_bias)
     except GaplessError as error:
         checks.append(Check("model", str(error), error))
         note("training data", lambda: _pairs(config, "train"))

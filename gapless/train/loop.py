@@ -54,7 +54,7 @@ class Parts:
     model: nn.Module
     tokenizer: Tokenizer
     optimizer: torch.optim.Optimizer
-    step: Callable[[Batch, Sequence[int]], dict[str, Tensor]]
+    step: Callable[[Batch, Sequence[int], int], dict[str, Tensor]]
     data: TrainData
     evaluations: Sequence[Evaluation]
     checkpoints: Checkpoints
@@ -121,23 +121,25 @@ def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]
     optim = parts.config.optim
     lr = learning_rate(optim, parts.progress.step, parts.total)
     for group in parts.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
     parts.optimizer.zero_grad()
-    named = parts.step(batch, sizes)
+    named = parts.step(batch, sizes, parts.progress.step)
     losses = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))  # one wait for the device
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         raise NonFiniteError(
             f"step {parts.progress.step + 1}: {', '.join(wrong)} is not finite; the weights were not changed"
         )
-    norm = parts.accelerator.clip_grad_norm_(parts.model.parameters(), optim.grad_clip or math.inf)
-    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-    if not math.isfinite(norm):
-        _on_bad_gradient(parts)
-    else:
-        parts.skipped = 0
-    parts.optimizer.step()
-    unwrap(parts.accelerator, parts.model).clamp_logit_scale()
+    clip = unwrap(parts.accelerator, parts.model)
+    with clip.softplus_temperature(parts.config.model.temperature_form == "softplus"):
+        norm = parts.accelerator.clip_grad_norm_(parts.model.parameters(), optim.grad_clip or math.inf)
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not math.isfinite(norm):
+            _on_bad_gradient(parts)
+        else:
+            parts.skipped = 0
+        parts.optimizer.step()
+    clip.clamp_logit_scale()
     if parts.average:
         parts.average.update(parts.progress.step)
     return {f"train/{name}": value for name, value in losses.items()} | {"train/lr": lr, "train/grad_norm": norm}

@@ -11,15 +11,18 @@ from gapless.config import OptimConfig
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; those of at most one dimension are not decayed unless ``decay_all``."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if config.decay_all or p.ndim > 1]
-    spared = [p for p in trainable if not config.decay_all and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            decay = config.weight_decay if config.decay_all or p.ndim > 1 else 0.0
+            factor = config.temperature_lr if name.rpartition(".")[2] == "logit_scale" else 1.0
+            groups.setdefault((decay, factor), []).append(p)
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+        [{"params": ps, "weight_decay": decay, "lr_factor": factor} for (decay, factor), ps in groups.items()],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
     )
 
 

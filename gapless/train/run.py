@@ -23,8 +23,10 @@ from gapless.losses import PRESETS, Objective
 from gapless.models import ClipModel, build_model, load_export, save_export
 from gapless.rules import check_config
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
+from gapless.train.gather import Processes
 from gapless.train.loop import Parts, averaged, fit
 from gapless.train.optim import WeightAverage, build_optimizer
+from gapless.train.schedule import Schedule, scheduled
 from gapless.train.signals import StopFlag
 from gapless.train.step import ContrastiveStep
 from gapless.train.tracking import Tracker, start_trackers
@@ -39,8 +41,9 @@ PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 def build_objective(config: Config) -> Objective:
     """The objective: the preset's terms, with ``loss.terms`` over them."""
-    terms = PRESETS[config.loss.preset] | config.loss.terms
-    return Objective(terms, config.loss.uniform_t, config.loss.align_alpha)
+    loss = config.loss
+    terms = {name: scheduled(weight, 0, 1) for name, weight in (PRESETS[loss.preset] | loss.terms).items()}
+    return Objective(terms, loss.uniform_t, loss.align_alpha, loss.hardness, loss.implementation, Processes())
 
 
 def run_folder(config: Config) -> Path:
@@ -131,7 +134,7 @@ def build_parts(
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
     place = Place(accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads weights
-        model, tokenizer = build_model(config.model, config.seed, objective.uses_bias, checkpoint)
+        model, tokenizer = build_model(config.model, config.seed, objective.initial_bias, checkpoint)
     _freeze_unused(model, objective)
     tokenize = CaptionTokenizer(tokenizer, trim=model.trims_captions)
     with accelerator.main_process_first():  # one process indexes shards
@@ -145,6 +148,7 @@ def build_parts(
     # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
     clip = unwrap(accelerator, prepared).clip
+    total = config.train.epochs * data.steps_per_epoch
     average = WeightAverage(clip.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
     if checkpoint:
         load_optimizer(checkpoint, accelerator, prepared, optimizer, average)
@@ -157,7 +161,14 @@ def build_parts(
         model=prepared,
         tokenizer=tokenizer,
         optimizer=optimizer,
-        step=ContrastiveStep(prepared, objective, accelerator, config.train.micro_batch_size),
+        step=ContrastiveStep(
+            prepared,
+            objective,
+            accelerator,
+            config.train.micro_batch_size,
+            config.loss.duplicates == "mask",
+            Schedule(config.loss.terms, config.model.temperature, unwrap(accelerator, prepared), total).begin,
+        ),
         data=data,
         evaluations=[PairEvaluation(val, tokenizer, classes, max_bad_fraction=config.data.max_bad_fraction)],
         checkpoints=Checkpoints(folder / "checkpoints", accelerator, config.checkpoint.keep_last),
@@ -172,7 +183,7 @@ def _freeze_unused(model: ClipModel, objective: Objective) -> None:
     """A temperature or bias that no term depends on would never get the gradient that DDP waits for."""
     if not objective.uses_temperature:
         model.clip.logit_scale.requires_grad_(False)
-    if model.clip.logit_bias is not None and not objective.uses_bias:
+    if model.clip.logit_bias is not None and objective.initial_bias is None:
         model.clip.logit_bias.requires_grad_(False)
 
 

@@ -3,8 +3,9 @@
 Axis letters: n pairs of this process, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from gapless.data import Batch
 from gapless.losses import Objective
+from gapless.losses.pairs import num_duplicates
 from gapless.train.gather import gather_rows
 
 Output = dict[str, Tensor]
@@ -30,48 +32,67 @@ class ContrastiveStep:
         objective: the loss.
         accelerator: for mixed precision and gradient synchronisation.
         micro_batch_size: pairs of one forward pass; None for all at once.
+        mask_duplicates: whether pairs with the same image or caption do not repel each other.
+        schedule: prepares a step and gives the weights that differ from the objective's own.
     """
 
     def __init__(
-        self, model: nn.Module, objective: Objective, accelerator: Accelerator, micro_batch_size: int | None = None
+        self,
+        model: nn.Module,
+        objective: Objective,
+        accelerator: Accelerator,
+        micro_batch_size: int | None = None,
+        mask_duplicates: bool = False,
+        schedule: Callable[[int], Mapping[str, float]] = lambda step: {},
     ) -> None:
         self.model, self.objective, self.accelerator = model, objective, accelerator
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_size, self.mask_duplicates = micro_batch_size, mask_duplicates
+        self.schedule = schedule
 
-    def __call__(self, batch: Batch, sizes: Sequence[int]) -> Output:
+    def __call__(self, batch: Batch, sizes: Sequence[int], step: int = 0) -> Output:
         """Unweighted terms, ``loss`` and ``logit_scale``, detached and the same on every process.
+
+        With them the scheduled weights, and how many pairs have an image or a caption that came before in the batch.
 
         Args:
             batch: this process's part of the global batch, n pairs.
             sizes: pairs of each process in this batch.
+            step: of the run, counted from 0.
         """
+        weights = self.schedule(step)
         device = self.accelerator.device
         images, tokens = (part.to(device, non_blocking=True) for part in (batch.images, batch.tokens))
+        identities = gather_rows(batch.identities.to(device), sizes)
+        loss = partial(self._losses, sizes, identities if self.mask_duplicates else None, weights)
         # All processes run equally many parts, which sharded parameters need.
         parts = -(-max(sizes) // (self.micro_batch_size or max(sizes)))
         if parts == 1:
             output = self.model(images, tokens)
-            losses = self._losses(output, sizes)
+            losses = loss(output)
             self.accelerator.backward(losses["loss"])
         else:
-            losses = self._in_parts(images.tensor_split(parts), tokens.tensor_split(parts), sizes)
-        return {name: value.detach() for name, value in losses.items()}
+            losses = self._in_parts(images.tensor_split(parts), tokens.tensor_split(parts), loss)
+        counts = dict(zip(("duplicate_images", "duplicate_captions"), num_duplicates(identities), strict=True))
+        used = {f"weight/{name}": torch.tensor(weight, device=device) for name, weight in weights.items()}
+        return {name: value.detach() for name, value in (losses | used | counts).items()}
 
-    def _losses(self, output: Output, sizes: Sequence[int]) -> Output:
+    def _losses(
+        self, sizes: Sequence[int], groups: Tensor | None, weights: Mapping[str, float], output: Output
+    ) -> Output:
         both = torch.cat([output["image_features"].float(), output["text_features"].float()], dim=1)
         x, y = gather_rows(both, sizes).chunk(2, dim=1)
         scale, bias = output["logit_scale"].float(), output.get("logit_bias")
-        losses = self.objective(x, y, scale, None if bias is None else bias.float())
+        losses = self.objective(x, y, scale, None if bias is None else bias.float(), groups, weights)
         return losses | {"logit_scale": scale}
 
-    def _in_parts(self, images: Sequence[Tensor], tokens: Sequence[Tensor], sizes: Sequence[int]) -> Output:
+    def _in_parts(self, images: Sequence[Tensor], tokens: Sequence[Tensor], loss: Callable[[Output], Output]) -> Output:
         states, outputs = [], []
         for part in zip(images, tokens, strict=True):
             states.append(_rng_state(self.accelerator.device))
             with torch.no_grad():
                 outputs.append(self.model(*part))
         leaves = {name: _joined(name, outputs).requires_grad_() for name in outputs[0]}
-        losses = self._losses(leaves, sizes)
+        losses = loss(leaves)
         gradients = torch.autograd.grad(losses["loss"], list(leaves.values()), allow_unused=True)
         by_name = dict(zip(leaves, gradients, strict=True))
         lengths = [len(part) for part in images]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gapless.errors import ConfigError
+from gapless.errors import ConfigError, NonFiniteError
 from gapless.losses import PRESETS, Objective, alignment_loss, clip_loss, cross_uniformity_loss, uniformity_loss
 
 
@@ -76,6 +76,42 @@ def test_half_precision_features_are_computed_in_float32(unit):
 def test_wrong_terms_fail_before_any_data(terms, message):
     with pytest.raises(ConfigError, match=message):
         Objective(terms)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"uniform_t": -1.0}, "loss.uniform_t: -1"),
+        ({"align_alpha": 0.0}, "loss.align_alpha"),
+        ({"hardness": -1.0}, "loss.hardness"),
+    ],
+)
+def test_knobs_out_of_range_are_named(knobs, message):
+    with pytest.raises(ConfigError, match=message):
+        Objective({"clip": 1.0}, **knobs)
+
+
+@pytest.mark.parametrize("implementation", ["plain", "tiled"])
+def test_bad_features_are_named_and_never_nan(unit, implementation):
+    objective = Objective({"clip": 1.0, "uniform": 1.0}, implementation=implementation)
+    scale = torch.tensor(10.0)
+    for value, message in ((torch.nan, "not finite"), (torch.inf, "not finite"), (0.0, "all zero")):
+        y = unit(5, 4, 1)
+        y[3] = value
+        with pytest.raises(NonFiniteError, match=f"clip, uniform: row 3 of text_features is {message}"):
+            objective(unit(5, 4), y, scale)
+    with pytest.raises(ValueError, match=r"row 0 of image_features has length 3, normalise"):
+        objective(3 * unit(5, 4), unit(5, 4), scale)
+    with pytest.raises(ValueError, match="uniform: at least 2 pairs are needed, got 1"):
+        objective(unit(1, 4), unit(1, 4), scale)
+    with pytest.raises(ValueError, match="at least 2 pairs are needed, got 0"):
+        objective(unit(0, 4), unit(0, 4), scale)
+
+
+def test_weights_of_a_step_replace_the_first_ones(unit):
+    x, y, scale = unit(16, 8), unit(16, 8, 1), torch.tensor(10.0, dtype=torch.float64)
+    values = Objective({"clip": 1.0, "align": 5.0})(x, y, scale, weights={"align": 0.25})
+    assert values["loss"].item() == pytest.approx(values["clip"].item() + 0.25 * values["align"].item())
 
 
 def test_shapes_must_match(unit):

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from gapless.losses import alignment_loss, cross_uniformity_loss, intra_uniformity, uniformity_loss
+from gapless.losses import (
+    alignment_loss,
+    centroid_uniformity_loss,
+    cross_attraction_loss,
+    cross_uniformity_loss,
+    intra_uniformity,
+    uniformity_loss,
+)
 from gapless.losses.uniformity import _log_mean_kernel
 
 
@@ -84,3 +91,32 @@ def test_duplicates_have_finite_gradients(unit):
 def test_one_pair_is_an_error(unit):
     with pytest.raises(ValueError, match="at least 2 pairs"):
         intra_uniformity(unit(1, 4))
+
+
+def test_centroid_uniformity_is_that_of_the_normalised_midpoints(unit):
+    x, y = unit(12, 6), unit(12, 6, 1)
+    middles = torch.nn.functional.normalize((x + y) / 2, dim=1)
+    naive = torch.pdist(middles).pow(2).mul(-2).exp().mean().log()
+    assert centroid_uniformity_loss(x, y).item() == pytest.approx(naive.item(), rel=1e-10)
+
+
+def test_cross_attraction_is_the_cross_term_of_the_cauchy_schwarz_divergence(unit):
+    # CS-Aligner's divergence with k = exp(-2 r^2), by full kernel matrices; the papers' uniformity terms are its parts
+    # with the diagonal left out, and the cross term has the opposite sign.
+    n, x, y = 15, unit(15, 6), unit(15, 6, 1)
+    kernels = [torch.cdist(a, b).square().mul(-2).exp() for a, b in ((x, x), (y, y), (x, y))]
+    divergence = kernels[0].mean().log() + kernels[1].mean().log() - 2 * kernels[2].mean().log()
+    within = [((n * (n - 1) * intra_uniformity(f).exp() + n) / n**2).log() for f in (x, y)]
+    assert (sum(within) + 2 * cross_attraction_loss(x, y)).item() == pytest.approx(divergence.item(), rel=1e-10)
+    matching = (x - y).square().sum(1).mul(-2).exp().sum()
+    crossed = ((n * (n - 1) * cross_uniformity_loss(x, y).exp() + matching) / n**2).log()
+    assert cross_attraction_loss(x, y).item() == pytest.approx(-crossed.item(), rel=1e-10)
+
+
+def test_masked_duplicates_are_left_out(unit):
+    x, y = unit(6, 8), unit(6, 8, 1)
+    groups = torch.tensor([[0, 10], [1, 11], [0, 12], [3, 11], [4, 14], [5, 15]])
+    repel = [(i, j) for i in range(6) for j in range(6) if i != j and {i, j} not in ({0, 2}, {1, 3})]
+    for loss, a, b in ((cross_uniformity_loss, x, y), (uniformity_loss, x, x)):
+        naive = torch.stack([(-2 * (a[i] - b[j]).square().sum()).exp() for i, j in repel]).mean().log()
+        assert loss(a, b, groups=groups).item() == pytest.approx(naive.item(), rel=1e-12)

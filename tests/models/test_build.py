@@ -143,9 +143,9 @@ def test_locked_towers(export):
 
 
 def test_a_bias_for_siglip(export):
-    tuned, _ = build_model(ModelConfig(name=f"local-dir:{export[1]}"), use_bias=True)
+    tuned, _ = build_model(ModelConfig(name=f"local-dir:{export[1]}"), initial_bias=-10.0)
     assert tuned.clip.logit_bias.item() == -10  # weights without a bias get the same start
-    model, tokenizer = build_model(tiny(), use_bias=True)
+    model, tokenizer = build_model(tiny(), initial_bias=-10.0)
     images, captions = batch()
     assert model(images, tokenizer(captions))["logit_bias"].item() == -10
     assert "logit_bias" not in build_model(tiny())[0](images, tokenizer(captions))

@@ -16,7 +16,7 @@ from gapless.data import Batch
 from gapless.losses import Objective
 from gapless.models import build_model, load_export
 from gapless.train.checkpoint import Checkpoints, Progress, full, load_optimizer
-from gapless.train.gather import exchange, gather_rows
+from gapless.train.gather import Processes, exchange, gather_rows
 from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.step import ContrastiveStep
 from tests.processes import run_processes
@@ -37,13 +37,21 @@ def whole_batch(n=11):
 def part(first, count):
     images, tokens = whole_batch()
     rows = slice(first, first + count)
-    return Batch(images[rows], tokens[rows], torch.arange(count), [], {})
+    return Batch(
+        images[rows],
+        tokens[rows],
+        torch.arange(count),
+        [],
+        {},
+        torch.arange(2 * first, 2 * (first + count)).view(-1, 2),
+    )
 
 
 def gradients(objective, batch, sizes, micro_batch_size=None, dropout=0.0):
     """Losses and all gradients of a step on this process, by name."""
     architecture = TINY | {"vision_cfg": TINY["vision_cfg"] | {"patch_dropout": dropout}}
-    model, _ = build_model(ModelConfig(name="custom", architecture=architecture), seed=1, use_bias=objective.uses_bias)
+    config = ModelConfig(name="custom", architecture=architecture)
+    model, _ = build_model(config, seed=1, initial_bias=objective.initial_bias)
     model.clip.logit_scale.requires_grad_(objective.uses_temperature)
     accelerator = Accelerator()
     prepared = accelerator.prepare(model)
@@ -57,7 +65,8 @@ def of_every_term(sizes):
     """In one of the processes: gradients of each term from this process's rows."""
     rank = torch.distributed.get_rank()
     batch = part(sum(sizes[:rank]), sizes[rank])
-    return [{n: v.tolist() for n, v in gradients(Objective({t: 1.0}), batch, sizes).items()} for t in TERMS]
+    found = (gradients(Objective({t: 1.0}, implementation="tiled", team=Processes()), batch, sizes) for t in TERMS)
+    return [{n: v.tolist() for n, v in each.items()} for each in found]
 
 
 def assert_same(found, expected, rtol=2e-4):
@@ -75,7 +84,7 @@ def assert_same(found, expected, rtol=2e-4):
 def test_processes_give_the_gradients_of_one(sizes):
     results = run_processes(len(sizes), of_every_term, sizes)
     for k, term in enumerate(TERMS):
-        alone = gradients(Objective({term: 1.0}), part(0, 11), [11])
+        alone = gradients(Objective({term: 1.0}, implementation="plain"), part(0, 11), [11])
         assert ("logit_scale" in alone) == (term in ("clip", "siglip"))
         for result in results:
             assert_same(result[k], alone)
