@@ -1,12 +1,14 @@
 """Time and peak memory of the four-term loss, forward and backward, beside open_clip's ClipLoss and pdist / cdist.
 
 python bench/losses.py            # 25 minutes on two cores; leave them alone meanwhile
+python bench/losses.py --memory   # measures memory again and keeps the times
 python bench/losses.py --figure   # draws docs/losses_cost.png from the saved results
 
 One run times all implementations in turns, so that ratios hold even if the machine is slower than it was before.
 Features are fp32, pairs with a cosine of 0.7, logit_scale 100.
 """
 
+import json
 import os
 import statistics
 import sys
@@ -97,8 +99,8 @@ def time_all(n: int, d: int) -> dict[str, float]:
 def memory(form: str, n: int, d: int) -> float:
     """MiB above the inputs and the libraries, in a process of its own."""
     setup = f"import sys; sys.path.insert(0, 'bench'); import losses; tensors = losses.inputs({n}, {d})"
-    # A first small pass loads what the libraries load late.
-    setup += f"; losses.once({form!r}, losses.inputs(300, {d}))"
+    # A first small pass, tiled where the large one is, loads what the libraries load late.
+    setup += f"; losses.once({form!r}, losses.inputs(600, {d}))"
     return measure(setup, f"losses.once({form!r}, tensors)", repeats=1)["extra_mib"]
 
 
@@ -131,10 +133,13 @@ def ratios(row: dict[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if "--figure" in sys.argv:
-        import json
-
-        draw(json.loads((RESULTS / "losses.json").read_text()))
+    if "--figure" in sys.argv or "--memory" in sys.argv:
+        saved = json.loads((RESULTS / "losses.json").read_text())
+        if "--memory" in sys.argv:
+            for row in saved["rows"]:
+                row["mib"] = {form: memory(form, row["pairs"], row["dimension"]) for form in row["mib"]}
+            save("losses", saved)
+        draw(saved)
         sys.exit()
     load = os.getloadavg()[0]
     rows = []

@@ -119,3 +119,52 @@ def emoji_classes() -> dict[str, ClassSet]:
             labels={e.path.stem: SKIN_TONES.index(e.skin_tone) for e in all_emoji() if e.skin_tone},
         ),
     }
+
+
+ATTRIBUTES = {
+    "gender": ("man", "woman"),
+    "skin tone": SKIN_TONES,
+    "hair": ("red hair", "curly hair", "white hair", "bald"),
+}
+"""Words of names that can be exchanged for each other."""
+
+
+@dataclass(frozen=True)
+class EmojiEdits:
+    """Every change of one attribute that leads from one picture to another, in SIMAT's columns."""
+
+    transfos: dict[str, list[object]]
+    triplets: dict[str, list[object]]
+    paths: list[Path]
+    """Pictures by dataset_id; the right answer of an edit is the picture target_ids."""
+
+
+@cache
+def emoji_edits() -> EmojiEdits:
+    """Edits of gender, skin tone and hair; those of test pictures are the test domain, of others dev.
+
+    ``woman cook: dark skin tone`` with woman for man has the one right answer whose name says so. Weights are SIMAT's:
+    norm2 is the number of edits with the same two words.
+    """
+    found = all_emoji()
+    position = {e.captions[0]: k for k, e in reversed(list(enumerate(found)))}
+    rows: list[tuple[int, str, str, int, bool]] = []
+    for k, each in enumerate(found):
+        for words in ATTRIBUTES.values():
+            for value, target in ((v, t) for v in words for t in words if v != t):
+                wanted = position.get(_exchanged(each.captions[0], value, target))
+                if wanted is not None and wanted != k:
+                    rows.append((k, value, target, wanted, each.split == "test"))
+    counts: dict[tuple[str, str], int] = {}
+    for _, value, target, _, _ in rows:
+        counts[value, target] = counts.get((value, target), 0) + 1
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    transfos = dict(zip(("region_id", "value", "target", "target_ids", "is_test"), columns, strict=True))
+    transfos["norm2"] = [counts[value, target] for _, value, target, _, _ in rows]
+    everything: list[object] = list(range(len(found)))
+    return EmojiEdits(transfos, {"region_id": everything, "dataset_id": everything}, [e.path for e in found])
+
+
+def _exchanged(name: str, value: str, target: str) -> str:
+    """The name with a whole word exchanged; itself if the word is not in it."""
+    return re.sub(rf"(?<![\w-]){re.escape(value)}(?![\w-])", target, name)

@@ -37,6 +37,9 @@ class PairSource(Protocol):
     def num_captions(self, index: int) -> int:
         """How many captions a pair has, without reading its image."""
 
+    def captions(self, index: int) -> Sequence[str]:
+        """The captions of a pair, without reading its image."""
+
     def shard(self, index: int) -> int:
         """Which file a pair lies in; pairs of one shard are near each other on disk."""
 
@@ -68,6 +71,9 @@ class FileSource:
     def num_captions(self, index: int) -> int:
         return len(self.pairs[index].captions)
 
+    def captions(self, index: int) -> Sequence[str]:
+        return self.pairs[index].captions
+
     def shard(self, index: int) -> int:
         return 0
 
@@ -93,6 +99,9 @@ class Subset:
 
     def num_captions(self, index: int) -> int:
         return self.source.num_captions(self.indices[index])
+
+    def captions(self, index: int) -> Sequence[str]:
+        return self.source.captions(self.indices[index])
 
     def shard(self, index: int) -> int:
         return self.source.shard(self.indices[index])

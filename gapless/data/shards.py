@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from gapless.errors import DataError
 logger = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".index.json"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Member:
     image: tuple[int, int] = (0, 0)
     text: tuple[int, int] = (0, 0)
     num_captions: int = 0
+    label: int = -1
+    """Class in the .cls member; -1 without one."""
     lost: bool = False
     """Stands for the end of a shard that breaks off: a sample that can only be counted."""
 
@@ -76,7 +78,8 @@ def read_index(path: Path) -> ShardIndex:
         tree = json.loads(index_path.read_text())
         if tree["stamp"] == stamp:
             members = [
-                Member(m["key"], tuple(m["image"]), tuple(m["text"]), m["num_captions"]) for m in tree["members"]
+                Member(m["key"], tuple(m["image"]), tuple(m["text"]), m["num_captions"], m["label"])
+                for m in tree["members"]
             ]
             return ShardIndex(members, tree["truncated"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -92,9 +95,10 @@ def read_index(path: Path) -> ShardIndex:
 
 
 def _scan(path: Path) -> ShardIndex:
-    """Read a tar file's headers (and its captions, to count them)."""
+    """Read a tar file's headers (and its captions, to count them, and its classes)."""
     members: dict[str, dict[str, tuple[int, int]]] = {}
     counts: dict[str, int] = {}
+    labels: dict[str, int] = {}
     size, truncated = path.stat().st_size, False
     with path.open("rb") as file:
         for name, offset, length in _headers(path):
@@ -102,6 +106,10 @@ def _scan(path: Path) -> ShardIndex:
                 truncated = True
                 break
             key, _, extension = split_name(name)
+            if extension == "cls":
+                file.seek(offset)
+                digits = file.read(length).strip()
+                labels[key] = int(digits) if digits.isdigit() else -1
             part = "text" if extension == "txt" else "image" if extension in IMAGE_EXTENSIONS else None
             if part is None or part in members.get(key, {}):
                 continue  # other members are never decoded; of duplicates the first counts
@@ -113,7 +121,7 @@ def _scan(path: Path) -> ShardIndex:
             file.seek(max(0, size - 1024))
             truncated = any(file.read())  # a whole tar file ends with two empty blocks
     found = [
-        Member(key, parts.get("image", (0, 0)), parts.get("text", (0, 0)), counts.get(key, 0))
+        Member(key, parts.get("image", (0, 0)), parts.get("text", (0, 0)), counts.get(key, 0), labels.get(key, -1))
         for key, parts in members.items()
     ]
     return ShardIndex(found, truncated)
@@ -164,8 +172,17 @@ class ShardSource:
     def num_captions(self, index: int) -> int:
         return self.members[index][1].num_captions
 
+    def captions(self, index: int) -> Sequence[str]:
+        shard, member = self.members[index]
+        text = _read(str(self.paths[shard]), os.getpid(), *member.text)
+        return split_captions(text.decode("utf-8", errors="replace"))
+
     def shard(self, index: int) -> int:
         return self.members[index][0]
+
+    def label(self, index: int) -> int:
+        """Class of a pair, -1 if it has none."""
+        return self.members[index][1].label
 
     def load(self, index: int) -> Pair:
         shard, member = self.members[index]
@@ -174,8 +191,8 @@ class ShardSource:
         if not member.image[1]:
             raise BadSampleError("missing_file", f"{self.paths[shard]} has no image for {member.key}")
         try:
-            text = _read(str(self.paths[shard]), os.getpid(), *member.text).decode("utf-8", errors="replace")
-            return Pair(member.key, _read(str(self.paths[shard]), os.getpid(), *member.image), split_captions(text))
+            image = _read(str(self.paths[shard]), os.getpid(), *member.image)
+            return Pair(member.key, image, self.captions(index))
         except OSError as error:
             raise BadSampleError("missing_file", f"{self.paths[shard]}: {error.strerror}") from None
 

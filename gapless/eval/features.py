@@ -1,8 +1,9 @@
 """Features of a whole data set, embedded on all processes, exactly one row for each pair."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +12,17 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from gapless.data import Place
+from gapless.data.images import BadSampleError
+from gapless.data.labelled import LabelledImages
 from gapless.data.loader import EvalData
-from gapless.data.pairs import BadSample
+from gapless.data.pairs import BadSample, Transform
 from gapless.errors import DataError
 from gapless.models import Tokenizer
 
+T = TypeVar("T")
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
@@ -53,22 +59,17 @@ def embed_pairs(
     Raises:
         DataError: rows lost or doubled, or no usable pair.
     """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     images, texts, indices, bad = [], [], [], []
-    console = Console(stderr=True)
-    quiet = not (PartialState().is_main_process and console.is_terminal)
-    for batch in track(data.batches(), "embedding", console=console, transient=True, disable=quiet):
-        with autocast():
-            output = model(batch.images.to(device, non_blocking=True), batch.tokens.to(device, non_blocking=True))
-        images.append(output["image_features"].cpu())
-        texts.append(output["text_features"].cpu())
-        indices.append(batch.indices)
-        bad += batch.bad
-        if data.equal_batches:
-            poll()
-    model.train(training)
+    with _evaluating(model) as device:
+        for batch in _shown(data.batches(), "embedding pairs"):
+            with autocast():
+                output = model(batch.images.to(device, non_blocking=True), batch.tokens.to(device, non_blocking=True))
+            images.append(output["image_features"].cpu())
+            texts.append(output["text_features"].cpu())
+            indices.append(batch.indices)
+            bad += batch.bad
+            if data.equal_batches:
+                poll()
     if not images:  # a stream may have nothing for this process
         images, texts, indices = [torch.empty(0, 0)], [torch.empty(0, 0)], [torch.empty(0, dtype=torch.long)]
     parts = gather_object([(torch.cat(images), torch.cat(texts), torch.cat(indices), bad)])
@@ -88,24 +89,171 @@ def embed_pairs(
 
 
 @torch.no_grad()
+def embed_texts(
+    model: nn.Module,
+    tokenize: Tokenizer,
+    texts: Sequence[str],
+    batch_size: int = 256,
+    autocast: Autocast = nullcontext,
+    told: str = "embedding texts",
+) -> Tensor:
+    """Embed texts, each different one once, sharded over the processes and gathered on each.
+
+    Texts of like length share a batch, which a tokenizer that trims makes use of.
+
+    Args:
+        model: a ClipModel, or a wrapper around it with the same forward.
+        tokenize: list of texts to int64 (n, L).
+        texts: T of them.
+        batch_size: texts of one forward pass in a process.
+        autocast: context of the forward pass.
+        told: label of the progress bar.
+
+    Returns:
+        unit-norm (T, D) float32 on the CPU.
+    """
+    place = Place(PartialState().process_index, PartialState().num_processes)
+    different = sorted(set(texts), key=lambda text: (len(text), text))
+    mine = different[place.rank :: place.world]  # like lengths on every process
+    found = []
+    with _evaluating(model) as device:
+        for start in _shown(range(0, len(mine), batch_size), told):
+            with autocast():
+                tokens = tokenize(mine[start : start + batch_size]).to(device)
+                found.append(model(tokens=tokens)["text_features"].float().cpu())
+    parts = gather_object([torch.cat(found)] if found else [torch.empty(0, 0)])
+    rows = {
+        text: row
+        for rank, part in enumerate(parts)
+        for text, row in zip(different[rank :: place.world], part, strict=True)
+    }
+    return torch.stack([rows[text] for text in texts])
+
+
 def embed_classes(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Mapping[str, Sequence[str]], autocast: Autocast = nullcontext
+    model: nn.Module,
+    tokenize: Tokenizer,
+    prompts: Sequence[Sequence[str]],
+    autocast: Autocast = nullcontext,
+    batch_size: int = 256,
 ) -> Tensor:
     """One direction for each class: the mean of its prompts' unit-norm features, normalised again.
 
     Args:
         model: a ClipModel, or a wrapper around it with the same forward.
-        tokenizer: the model's.
-        prompts: the prompts of each class, by class name.
+        tokenize: list of texts to int64 (n, L).
+        prompts: the prompts of each class.
+        autocast: context of the forward pass.
+        batch_size: prompts of one forward pass in a process.
 
     Returns:
         unit-norm (C, D) float32 on the CPU.
     """
-    device = next(model.parameters()).device
+    texts = [text for each in prompts for text in each]
+    features = embed_texts(model, tokenize, texts, batch_size, autocast, "embedding prompts")
+    means = [part.mean(dim=0) for part in torch.split(features, [len(each) for each in prompts])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+@dataclass
+class ImageFeatures:
+    """Unit-norm float32 features on the CPU."""
+
+    features: Tensor
+    """(N, D)."""
+    positions: Tensor
+    """int64 (N,): positions in the data set, in order."""
+    labels: Tensor
+    """int64 (N,): classes, or -1."""
+    bad: list[BadSample]
+    """Images that could not be embedded."""
+
+
+@torch.no_grad()
+def embed_images(
+    model: nn.Module,
+    images: LabelledImages,
+    transform: Transform,
+    batch_size: int = 256,
+    workers: int = 2,
+    autocast: Autocast = nullcontext,
+) -> ImageFeatures:
+    """Embed every image once, sharded over the processes and gathered on each.
+
+    Args:
+        model: a ClipModel, or a wrapper around it with the same forward.
+        images: what to embed.
+        transform: uint8 (3, H, W) to uint8 (3, S, S), see :func:`build_eval_transform`.
+        batch_size: images of one forward pass in a process.
+        workers: loader processes.
+        autocast: context of the forward pass.
+
+    Raises:
+        DataError: rows lost or doubled, or no usable image.
+    """
+    place = Place(PartialState().process_index, PartialState().num_processes)
+    mine = range(len(images))[place.chunk(len(images))]
+    loader = DataLoader(
+        _Decoding(images, transform), batch_size, sampler=mine, num_workers=workers, collate_fn=_collate
+    )
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    bad: list[BadSample] = []
+    with _evaluating(model) as device:
+        for positions, pixels, labels, missed in _shown(loader, "embedding images"):
+            bad += missed
+            if len(positions):
+                with autocast():
+                    features = model(images=pixels.to(device, non_blocking=True))["image_features"].float().cpu()
+                found.append((features, positions, labels))
+    parts = gather_object([(found, bad)])
+    rows = [row for part, _ in parts for row in part]
+    bad = [sample for _, part in parts for sample in part]
+    if not rows:
+        first = f"; first: {bad[0].key} ({bad[0].detail})" if bad else ""
+        raise DataError(f"none of {len(images)} images can be used{first}")
+    features, positions, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+    if len(features) + len(bad) != len(images):
+        raise DataError(f"evaluation saw {len(features)} + {len(bad)} bad images of {len(images)}")
+    return ImageFeatures(features, positions, labels, bad)
+
+
+class _Decoding(Dataset[tuple[int, Tensor, int] | BadSample]):
+    def __init__(self, images: LabelledImages, transform: Transform) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, int] | BadSample:
+        try:
+            image, label = self.images.load(index)
+        except BadSampleError as error:
+            return BadSample(self.images.key(index), error.reason, str(error))
+        return index, self.transform(image), label
+
+
+def _collate(
+    items: Sequence[tuple[int, Tensor, int] | BadSample],
+) -> tuple[Tensor, Tensor, Tensor, list[BadSample]]:
+    good = [item for item in items if not isinstance(item, BadSample)]
+    pixels = torch.stack([image for _, image, _ in good]) if good else torch.empty(0)
+    positions, labels = (torch.tensor([item[k] for item in good], dtype=torch.long) for k in (0, 2))
+    return positions, pixels, labels, [item for item in items if isinstance(item, BadSample)]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """The model in evaluation mode, and its device."""
     training = model.training
     model.eval()
-    with autocast():
-        features = model(tokens=tokenizer([p for texts in prompts.values() for p in texts]).to(device))["text_features"]
-    model.train(training)
-    means = [part.mean(dim=0) for part in features.cpu().split([len(texts) for texts in prompts.values()])]
-    return F.normalize(torch.stack(means), dim=-1)
+    try:
+        yield next(model.parameters()).device
+    finally:
+        model.train(training)
+
+
+def _shown(items: Iterable[T], told: str) -> Iterable[T]:
+    """The items under a progress bar, on the main process's terminal."""
+    console = Console(stderr=True)
+    quiet = not (PartialState().is_main_process and console.is_terminal)
+    return track(items, told, console=console, transient=True, disable=quiet)

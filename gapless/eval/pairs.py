@@ -58,7 +58,9 @@ class PairEvaluation:
     def score(self, model: nn.Module, features: PairFeatures, autocast: Autocast = nullcontext) -> dict[str, float]:
         """The metrics of :meth:`run` for features that are there already."""
         self._check(features)
-        directions = {n: embed_classes(model, self.tokenizer, c.prompts, autocast) for n, c in self.classes.items()}
+        directions = {
+            n: embed_classes(model, self.tokenizer, list(c.prompts.values()), autocast) for n, c in self.classes.items()
+        }
         scores: dict[str, float] = {}
         if PartialState().is_main_process:
             pairs = gap_metrics(features.image, features.text) | retrieval_recall(features.image, features.text)

@@ -5,7 +5,24 @@ Axis letters: N images, C classes, D dimensions.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+from gapless.geometry import centroid_distance
+from gapless.losses import alignment_loss, intra_uniformity
+
+MAX_UNIFORMITY = 20_000
+"""Images whose uniformity is computed; of more, the first so many."""
+
+
+def zero_shot_hits(
+    image_features: Tensor, class_features: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)
+) -> dict[int, Tensor]:
+    """Whether each image's class is among the k nearest class directions, bool (N,) by k; ks above C are left out."""
+    ks = [k for k in ks if k <= len(class_features)]
+    best = (image_features @ class_features.T).topk(max(ks), dim=1).indices
+    hits = best == labels.unsqueeze(1)
+    return {k: hits[:, :k].any(dim=1) for k in ks}
 
 
 def zero_shot_accuracy(
@@ -20,9 +37,28 @@ def zero_shot_accuracy(
         ks: cut-offs; those above C are left out.
 
     Returns:
-        ``acc1``, ``acc5``: fractions in [0, 1].
+        ``acc1``, ``acc5``, ``mean_per_class_recall``: fractions in [0, 1].
     """
-    ks = [k for k in ks if k <= len(class_features)]
-    best = (image_features @ class_features.T).topk(max(ks), dim=1).indices
-    hits = best == labels.unsqueeze(1)
-    return {f"acc{k}": float(hits[:, :k].any(dim=1).double().mean()) for k in ks}
+    hits = zero_shot_hits(image_features, class_features, labels, ks)
+    scores = {f"acc{k}": float(found.double().mean()) for k, found in hits.items()}
+    count = torch.bincount(labels, minlength=len(class_features))
+    right = torch.bincount(labels[hits[ks[0]]], minlength=len(class_features))
+    present = count > 0
+    return scores | {"mean_per_class_recall": float((right[present].double() / count[present]).mean())}
+
+
+def class_gap(image_features: Tensor, class_features: Tensor, labels: Tensor) -> dict[str, float]:
+    """The gap between images and the prompts of their classes, over all images.
+
+    Returns:
+        ``centroid_distance`` between images and their true classes' directions, ``uniformity_image``, and
+        ``alignment`` (mean squared distance to the true class).
+    """
+    true_class = class_features[labels]
+    scores = {
+        "centroid_distance": float(centroid_distance(image_features, true_class)),
+        "alignment": float(alignment_loss(image_features, true_class)),
+    }
+    if len(image_features) > 1:
+        scores["uniformity_image"] = float(intra_uniformity(image_features[:MAX_UNIFORMITY]))
+    return scores

@@ -53,7 +53,7 @@ INITIAL_BIAS = {"siglip": -10.0, "siglip_relative": -1.0}
 """SigLIP starts at -10; at its temperature of 0.1 that is a relative bias of -1."""
 PAIRS_NEEDED = {"uniform", "cross_uniform", "centroid_uniform", "koleo"}
 """Built-in terms that one pair alone does not have."""
-TILED_FROM = 256
+TILED_FROM = 512
 """Pairs from which the tiled terms are faster than the plain ones (bench/losses.py)."""
 
 

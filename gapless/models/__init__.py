@@ -3,5 +3,14 @@
 from gapless.models.build import build_model
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import load_export, save_export
+from gapless.models.load import LoadedModel, load_model
 
-__all__ = ["ClipModel", "Tokenizer", "build_model", "load_export", "save_export"]
+__all__ = [
+    "ClipModel",
+    "LoadedModel",
+    "Tokenizer",
+    "build_model",
+    "load_export",
+    "load_model",
+    "save_export",
+]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 
 from gapless.config import DataConfig, ModelConfig
 from gapless.data import Place, build_eval_data
@@ -23,7 +23,8 @@ def evaluation(place, n=121, batch_size=8, **options):
 
 
 def scores_of_a_process():
-    state = PartialState()
+    state = Accelerator()
+    assert state.num_processes == 2
     model, pairs = evaluation(Place(state.process_index, state.num_processes))
     return pairs.run(model)
 
@@ -52,7 +53,7 @@ def scores_as_pairs():
 
 def test_class_directions_are_normalised_means_of_normalised_prompts():
     model, pairs = evaluation(Place())
-    prompts = {"a": ("dog", "hound"), "b": ("a red car",)}
+    prompts = [("dog", "hound"), ("a red car",)]
     directions = embed_classes(model, pairs.tokenizer, prompts)
     texts = model(tokens=pairs.tokenizer(["dog", "hound", "a red car"]))["text_features"].detach()
     expected = torch.nn.functional.normalize(torch.stack([texts[:2].mean(0), texts[2]]), dim=1)

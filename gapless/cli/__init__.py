@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 
 from gapless import __version__
+from gapless.cli import evaluate
 from gapless.config import Config
 from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
 from gapless.parsing import parse_arguments
@@ -177,6 +178,7 @@ def _reproduce(arguments: Any) -> None:
 VERBS = {
     "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", _config_arguments, _doctor),
+    "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", evaluate.add_arguments, evaluate.run),
     "gap": Verb("gap metrics of two embedding files, as JSON", _gap_arguments, _gap),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),

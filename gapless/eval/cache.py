@@ -1,0 +1,76 @@
+"""Features kept on disk, so that another task on the same images does not embed them again."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gapless.data.pairs import BadSample
+from gapless.eval.features import ImageFeatures
+from gapless.models import ClipModel
+
+
+def weights_digest(model: ClipModel) -> str:
+    """A hash of a model's weights and of how it prepares images."""
+    digest = hashlib.blake2b(json.dumps(model.preprocess, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, tensor in sorted(model.clip.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Image features by a hash of all that they depend on.
+
+    Args:
+        folder: where they lie; None keeps nothing.
+        model: a part of the hash, as every other argument of :meth:`images`.
+    """
+
+    def __init__(self, folder: Path | None, model: ClipModel) -> None:
+        self.folder = folder
+        self.digest = weights_digest(model) if folder else ""
+
+    def images(self, stamp: str, precision: str, compute: Callable[[], ImageFeatures]) -> ImageFeatures:
+        """Features from the cache, or computed and kept.
+
+        Args:
+            stamp: of the data.
+            precision: of the forward pass.
+            compute: embeds them, on all processes.
+        """
+        if self.folder is None:
+            return compute()
+        key = hashlib.blake2b(f"{self.digest} {precision} {stamp}".encode(), digest_size=16).hexdigest()
+        path = self.folder / f"{key}.safetensors"
+        state = PartialState()
+        state.wait_for_everyone()  # all look before one writes
+        found = _read(path)
+        if found is not None:
+            return found
+        features = compute()
+        if state.is_main_process:
+            _write(path, features)
+        return features
+
+
+def _read(path: Path) -> ImageFeatures | None:
+    try:
+        with safe_open(path, "pt") as file:
+            bad = [BadSample(*sample) for sample in json.loads(file.metadata()["bad"])]
+            features, positions, labels = (file.get_tensor(name) for name in ("features", "positions", "labels"))
+            return ImageFeatures(features, positions, labels, bad)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None  # not there, or cut short: it is computed
+
+
+def _write(path: Path, features: ImageFeatures) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp_{path.name}")
+    tensors = {"features": features.features, "positions": features.positions, "labels": features.labels}
+    save_file(tensors, temporary, {"bad": json.dumps(features.bad)})
+    temporary.replace(path)

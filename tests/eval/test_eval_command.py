@@ -1,0 +1,290 @@
+"""gapless eval on real input: runs, exports, data sets in clip_benchmark's layout, bad input."""
+
+import io
+import json
+import math
+import shutil
+import tarfile
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from clip_benchmark.datasets.builder import build_dataset
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from PIL import Image
+
+from gapless.config import ModelConfig
+from gapless.data.emoji import all_emoji
+from gapless.eval.results import Result, bootstrap_difference, load_results, save_result
+from gapless.eval.run import EvalPlan, evaluate, save_all
+from gapless.models import build_model, load_export, load_model, save_export
+from tests.processes import run_processes
+from tests.runs import TINY, run, tiny_config, write_config
+
+NAMES = ("dog", "cat", "red car", "house", "tree", "flag")
+TEMPLATES = ("a photo of a {c}.", "an emoji of {c}, drawn.")
+
+
+def add(tar, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "export"
+    save_export(*build_model(ModelConfig(name="custom", architecture=TINY), seed=4), folder)
+    return folder
+
+
+def jpeg(path):
+    """An emoji as a picture that every reader decodes alike."""
+    with Image.open(path) as image:
+        rgba = image.convert("RGBA")
+    buffer = io.BytesIO()
+    Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """61 pictures of six classes in two shards, as clip_benchmark lays them out."""
+    root = tmp_path_factory.mktemp("wds")
+    (root / "test").mkdir()
+    chosen = all_emoji()[::60][:61]
+    for shard in range(2):
+        with tarfile.open(root / "test" / f"{shard}.tar", "w") as tar:
+            for k, each in list(enumerate(chosen))[shard::2]:
+                add(tar, f"s{k:04d}.png", jpeg(each.path))
+                add(tar, f"s{k:04d}.cls", str(k % 6).encode())
+    (root / "test" / "nshards.txt").write_text("2")
+    (root / "classnames.txt").write_text("\n".join(NAMES) + "\n")
+    (root / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """45 pictures with one to four captions."""
+    root = tmp_path_factory.mktemp("captioned")
+    (root / "test").mkdir()
+    with tarfile.open(root / "test" / "0.tar", "w") as tar:
+        for k, each in enumerate(all_emoji()[::70][:45]):
+            add(tar, f"s{k:04d}.png", jpeg(each.path))
+            texts = [*each.captions, f"picture {k}", f"number {k} of all"][: 1 + k % 4]
+            add(tar, f"s{k:04d}.txt", "\n".join(texts).encode())
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "dataset_type.txt").write_text("retrieval")
+    return root
+
+
+def read(folder, task, dataset=None):
+    found = [json.loads(p.read_text()) for p in folder.glob("*.json")]
+    return next(r["metrics"] for r in found if r["task"] == task and dataset in (None, r["dataset"]))
+
+
+def theirs(export):
+    """The export as open_clip loads it, with a transform that gives exactly our pixels."""
+    model, tokenizer = load_export(export)
+    other = open_clip.create_model(f"local-dir:{export}").eval()
+    transform = open_clip.image_transform(
+        32, is_train=False, mean=model.preprocess["mean"], std=model.preprocess["std"], interpolation="bicubic"
+    )
+    return other, tokenizer, transform
+
+
+@pytest.mark.filterwarnings("ignore")  # of their reader
+def test_zero_shot_is_clip_benchmarks(export, classes, tmp_path):
+    run("eval", str(export), "--datasets=[wds/six]", f"--root={classes}", f"--output={tmp_path}", "--workers=0")
+    found = read(tmp_path, "zeroshot_classification")
+    model, tokenizer, transform = theirs(export)
+    data = build_dataset("wds/six", root=str(classes), transform=transform, split="test")
+    loader = torch.utils.data.DataLoader(data.batched(16), batch_size=None)
+    head = zeroshot_classification.zero_shot_classifier(
+        model, tokenizer, data.classes, data.templates, "cpu", amp=False
+    )
+    logits, target = zeroshot_classification.run_classification(model, head, loader, "cpu", amp=False)
+    assert len(target) == 61
+    top = logits.topk(5, dim=1).indices
+    # Ours resizes uint8 pixels with torchvision, theirs a Pillow image: near ties may fall the other way.
+    assert found["acc1"] == pytest.approx((top[:, 0] == target).double().mean().item(), abs=1.5 / 61)
+    assert found["acc5"] == pytest.approx((top == target[:, None]).any(1).double().mean().item(), abs=1.5 / 61)
+    result = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert (result["dataset"], result["num_samples"], result["language"]) == ("wds/six", 61, "en")
+
+
+@pytest.mark.filterwarnings("ignore")  # of their reader
+def test_retrieval_is_clip_benchmarks(export, captioned, tmp_path):
+    run("eval", str(export), "--datasets=[wds/some]", f"--root={captioned}", f"--output={tmp_path}", "--workers=0")
+    found = read(tmp_path, "zeroshot_retrieval")
+    model, tokenizer, transform = theirs(export)
+    data = build_dataset("wds/some", root=str(captioned), transform=transform, split="test", task="zeroshot_retrieval")
+    batches = [(torch.stack([x]), [texts]) for x, texts in data]
+    expected = zeroshot_retrieval.evaluate(model, batches, tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    assert found["num_images"] == 45
+    assert found["num_texts"] > 100
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=2.5 / 45), name
+    assert {"centroid_distance", "linear_separability"} <= set(read(tmp_path, "gap"))
+
+
+def test_a_runs_own_validation_gives_the_numbers_of_training(tmp_path):
+    config = write_config(tiny_config(tmp_path), tmp_path / "run.yaml")
+    run("train", f"--config={config}")
+    said = run("eval", str(tmp_path / "tiny"), "--datasets=[val]")
+    lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    trained = next(line for line in reversed(lines) if "val/centroid_distance" in line)
+    found = read(tmp_path / "tiny" / "results", "pairs")
+    for name, value in found.items():
+        assert value == pytest.approx(trained[name], abs=1e-6), name
+    assert "val/num_samples" in found
+    assert "1 results in" in said
+
+
+def test_the_emoji_are_scored_at_everything_and_cached(export, tmp_path):
+    arguments = ("eval", str(export), f"--output={tmp_path / 'results'}", "--workers=0", "--lambdas=[0.5, 1]")
+    said = run(*arguments)
+    tasks = {(r.dataset, r.task) for r in load_results(tmp_path)}
+    assert tasks == {
+        ("emoji", "zeroshot_retrieval"),
+        ("emoji", "gap"),
+        ("emoji_group", "zeroshot_classification"),
+        ("emoji_skin_tone", "zeroshot_classification"),
+        ("emoji_test", "embedding_arithmetic"),
+    }
+    assert "simat_score@0.5" in said
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
+    assert len(kept) == 4
+    before = {p.name: p.read_text() for p in (tmp_path / "results").glob("*.json")}
+    run(*arguments)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()} == kept
+    assert {p.name: p.read_text() for p in (tmp_path / "results").glob("*.json")} == before
+    # A file cut short is made anew.
+    cut = next(iter(kept))
+    cut.write_bytes(cut.read_bytes()[:100])
+    run(*arguments)
+    assert cut.stat().st_size > 1000
+
+
+def scores(export, classes, captioned, folder):
+    """Results of both data sets; in one of the processes, too."""
+    for name, root in (("wds/six", classes), ("wds/some", captioned)):
+        save_all(evaluate(load_model(export), EvalPlan([name], root, workers=0)), Path(folder))
+
+
+def test_two_processes_give_the_numbers_of_one(export, classes, captioned, tmp_path):
+    arguments = [str(path) for path in (export, classes, captioned)]
+    scores(*arguments, tmp_path / "one")
+    run_processes(2, scores, *arguments, str(tmp_path / "two"))
+    for task in ("zeroshot_classification", "zeroshot_retrieval", "gap"):
+        assert read(tmp_path / "two", task) == pytest.approx(read(tmp_path / "one", task), abs=1e-6)
+
+
+def test_interpolation_ends_at_the_two_models(export, classes, tmp_path):
+    other = tmp_path / "other"
+    save_export(*build_model(ModelConfig(name="custom", architecture=TINY), seed=5), other)
+    shared = (f"--root={classes}", "--datasets=[wds/six]", "--workers=0", "--no_cache")
+    for folder in (export, other):
+        run("eval", str(folder), f"--output={tmp_path / folder.name}-results", *shared)
+    said = run(
+        "eval", str(other), f"--interpolate={export}", "--alphas=[0, 0.5, 1]", f"--output={tmp_path / 'mixed'}", *shared
+    )
+    assert "alpha=0.5" in said
+    found = {r.model: r.metrics for r in load_results(tmp_path / "mixed")}
+    assert found["other@0"] == pytest.approx(read(tmp_path / "export-results", "zeroshot_classification"))
+    assert found["other@1"] == pytest.approx(read(tmp_path / "other-results", "zeroshot_classification"))
+    assert found["other@0.5"]["centroid_distance"] != found["other@1"]["centroid_distance"]
+
+
+def test_comparison_marks_the_best_and_says_how_sure_it_is(tmp_path):
+    hits = torch.zeros(100)
+    for name, right in (("a", 60), ("b", 30)):
+        hits[:right] = 1
+        hits[right:] = 0
+        metrics = {"acc1": right / 100, "centroid_distance": right / 50}
+        result = Result("six", "zeroshot_classification", metrics, name, "x", samples={"acc1": hits.clone()})
+        save_result(result, tmp_path / name)
+    said = run("eval", f"--compare=[{tmp_path / 'a'}, {tmp_path / 'b'}]")
+    line = next(line for line in said.splitlines() if " acc1" in line)
+    assert "+0.3000 [+0.2" in line
+    mean, low, high = bootstrap_difference(torch.cat([torch.ones(60), torch.zeros(40)]), torch.zeros(100))
+    # The interval of a share of 0.6 among 100 is about 0.6 +- 1.96 sqrt(0.24 / 100).
+    assert mean == pytest.approx(0.6)
+    assert (low, high) == pytest.approx((0.504, 0.696), abs=0.012)
+
+
+def test_results_are_strict_json_with_clip_benchmarks_keys(tmp_path):
+    path = save_result(Result("wds/a b", "linear_probe", {"acc1": 0.5, "acc5": math.nan}, "m/x", "p"), tmp_path)
+    assert path.name == "wds-a-b_p_m-x_en_linear_probe.json"
+    tree = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no strict JSON"))
+    assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= set(tree)
+    assert math.isnan(load_results(tmp_path)[0].metrics["acc5"])
+
+
+def test_broken_images_are_counted_and_named(export, classes, tmp_path):
+    root = tmp_path / "broken"
+    shutil.copytree(classes, root)
+    for leftover in root.rglob("*.index.json"):
+        leftover.unlink()
+    with tarfile.open(root / "test" / "1.tar", "a") as tar:
+        add(tar, "bad.png", b"no picture")
+        add(tar, "bad.cls", b"1")
+    arguments = (
+        "eval",
+        str(export),
+        "--datasets=[wds/six]",
+        f"--root={root}",
+        f"--output={tmp_path / 'r'}",
+        "--workers=0",
+    )
+    assert "1 of 62 images cannot be used" in run(*arguments, code=3)
+    said = run(*arguments, "--max_bad_fraction=0.1")
+    assert "left out bad" in said
+    assert "61 (1 left out)" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "code", "message"),
+    [
+        ("classnames.txt", ["--datasets=[wds/six]"], 3, "classnames.txt cannot be read"),
+        ("few", ["--datasets=[wds/six]"], 3, "classnames.txt has 2 classes, but a sample has class 5"),
+        ("test/nshards.txt", ["--datasets=[wds/six]"], 3, "nshards.txt"),
+        (None, ["--datasets=[cifra10]"], 2, "no data set 'cifra10'"),
+        (None, ["--datasets=[cifar10]"], 3, "--download"),
+        (None, ["--datasets=[simat]"], 3, "triplets"),
+        (None, ["--datasets=[emoji]", "--captions=some"], 2, "--captions"),
+        (None, ["--datasets=[val]"], 3, "val needs a run"),
+        (None, ["--datasets=[imagefolder]"], 3, "a folder for each class"),
+    ],
+)
+def test_bad_input_is_one_line(export, classes, tmp_path, change, arguments, code, message):
+    root = tmp_path / "data"
+    shutil.copytree(classes, root)
+    if change == "few":
+        (root / "classnames.txt").write_text("dog\ncat\n")
+    elif change:
+        (root / change).unlink()
+    said = run("eval", str(export), *arguments, f"--root={root}", f"--output={tmp_path / 'r'}", code=code)
+    line = said.strip().splitlines()[-1]
+    assert line.startswith("gapless: error: ")
+    assert message in line
+
+
+def test_heads_of_another_dimension_are_refused(export, tmp_path):
+    from safetensors.torch import save_file
+
+    from gapless.errors import DataError
+    from gapless.eval.arithmetic import _through_heads
+
+    weights = {f"{side}.weight": torch.randn(16, 16) for side in ("image", "text")}
+    weights |= {f"{side}.bias": torch.zeros(16) for side in ("image", "text")}
+    save_file(weights, tmp_path / "heads.safetensors")
+    x = torch.randn(3, 16)
+    images, words = _through_heads(tmp_path / "heads.safetensors", x, {"dog": x[0]})
+    torch.testing.assert_close(images, x @ weights["image.weight"].T)
+    torch.testing.assert_close(words["dog"], F.linear(x[0], weights["text.weight"]))
+    with pytest.raises(DataError, match="takes 16 dimensions, the model has 8"):
+        _through_heads(tmp_path / "heads.safetensors", torch.randn(3, 8), {})
