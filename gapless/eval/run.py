@@ -4,7 +4,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import torch
 from accelerate import Accelerator, PartialState
 
 from gapless.config import DataConfig, load_config
@@ -14,13 +16,19 @@ from gapless.data.labelled import PAPER_SETS, build_labelled, shard_paths
 from gapless.data.shards import ShardSource
 from gapless.errors import ConfigError, DataError
 from gapless.eval.arithmetic import evaluate_emoji_arithmetic, evaluate_simat
+from gapless.eval.choices import evaluate_selection, evaluate_vqa, load_aokvqa, load_sugarcrepe, load_winoground
+from gapless.eval.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.interpolate import set_between
 from gapless.eval.pairs import PairEvaluation
 from gapless.eval.results import Result, save_result
-from gapless.eval.suite import Precision, Suite
+from gapless.eval.retrieval import recall_at, retrieval_ranks
+from gapless.eval.suite import EmbeddedPairs, Precision, Suite
+from gapless.geometry import gap_metrics
 from gapless.models import LoadedModel, load_model
 
 logger = logging.getLogger(__name__)
+
+Task = Literal["zero_shot", "retrieval", "gap", "arithmetic", "linear_probe", "intra_modal", "mixed", "clustering"]
 
 
 @dataclass
@@ -28,8 +36,11 @@ class EvalPlan:
     """What a model is scored at, and how."""
 
     datasets: list[str] = field(default_factory=lambda: ["emoji"])
-    """emoji, val (a run's own validation set), pairs (--data), simat, imagefolder, wds/NAME, paper (the
-    contrastive-gap paper's five), or any data set of clip_benchmark."""
+    """emoji, val (a run's own validation set), pairs (--data), simat, aokvqa, winoground, sugar_crepe/NAME,
+    imagefolder, wds/NAME, paper (the contrastive-gap paper's five), or any data set of clip_benchmark."""
+    tasks: list[Task] = field(default_factory=lambda: ["zero_shot", "retrieval", "gap", "arithmetic"])
+    """What is scored where a data set allows it; besides those: linear_probe, intra_modal (retrieval of images among
+    images and texts among texts), mixed (retrieval among images and texts), clustering (of both together)."""
     root: str | None = None
     """Folder of the data sets; {dataset} in it becomes the name, with - for /."""
     split: str | None = None
@@ -83,25 +94,94 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
     logger.info("%s on %s", suite.loaded.name, name)
     split = plan.split or "test"
     if name == "emoji":
-        found = suite.pairs(name, build_source(DataConfig(), split), plan.captions, split)
-        found += [suite.zero_shot(build_labelled(task, split=split)) for task in emoji_classes()]
-        return [*found, evaluate_emoji_arithmetic(suite, plan.lambdas, "test" if split == "test" else "dev")]
+        return _emoji(suite, plan, split)
     if name == "val":
         return [_own_validation(suite, run)]
     if name == "pairs":
         source = build_source(plan.data, plan.split or "val")
-        return suite.pairs(plan.data.source, source, plan.captions, f"{plan.data} {plan.split}")
-    if name == "simat":
-        if plan.root is None:
-            raise ConfigError("--root: simat needs the folder that holds simat_db")
-        folder = Path(plan.root.replace("{dataset}", name))
-        return [evaluate_simat(suite, folder, plan.lambdas, "test" if plan.split == "test" else "dev", plan.heads)]
-    if name.startswith("wds/") and plan.root is not None:
-        folder = Path(plan.root.replace("{dataset}", name.replace("/", "-")))
+        embedded = suite.embed(plan.data.source, source, plan.captions, f"{plan.data} {plan.split}")
+        return score_pairs(suite, plan.data.source, embedded, plan)
+    if name in ("simat", "aokvqa", "winoground") or name.startswith(("sugar_crepe/", "wds/")):
+        folder = _folder(plan, name)
+        if name == "simat":
+            return [evaluate_simat(suite, folder, plan.lambdas, "test" if plan.split == "test" else "dev", plan.heads)]
+        if name == "aokvqa":
+            return [evaluate_vqa(suite, load_aokvqa(folder / "aokvqa_v1p0_val.json", folder / "val2017"))]
+        if name == "winoground":
+            return [evaluate_selection(suite, load_winoground(folder / "examples.jsonl", folder / "images"), name)]
+        if name.startswith("sugar_crepe/"):
+            annotations = folder / f"{name.partition('/')[2]}.json"
+            return [evaluate_selection(suite, load_sugarcrepe(annotations, folder / "val2017"), name)]
         if _is_retrieval(folder):
             source = ShardSource(shard_paths(folder, split))
-            return suite.pairs(name, source, plan.captions, f"{folder} {split} {len(source)}")
-    return [suite.zero_shot(build_labelled(name, plan.root, split, plan.download))]
+            return score_pairs(suite, name, suite.embed(name, source, plan.captions, f"{folder} {split}"), plan)
+    return _classification(suite, name, plan, split)
+
+
+def _folder(plan: EvalPlan, name: str) -> Path:
+    if plan.root is None:
+        raise ConfigError(f"--root: {name} needs the folder where it lies, for example --root=/data/{{dataset}}")
+    return Path(plan.root.replace("{dataset}", name.replace("/", "-")))
+
+
+def _emoji(suite: Suite, plan: EvalPlan, split: str) -> list[Result]:
+    embedded = suite.embed("emoji", build_source(DataConfig(), split), plan.captions, split)
+    groups = emoji_classes()["emoji_group"].labels
+    labels = torch.tensor([groups.get(key, -1) for key in embedded.keys])
+    found = score_pairs(suite, "emoji", embedded, plan, labels)
+    for task in emoji_classes():
+        found += _classification(suite, task, plan, split)
+    if "arithmetic" in plan.tasks:
+        found.append(evaluate_emoji_arithmetic(suite, plan.lambdas, "test" if split == "test" else "dev"))
+    return found
+
+
+def _classification(suite: Suite, name: str, plan: EvalPlan, split: str) -> list[Result]:
+    data, found = build_labelled(name, plan.root, split, plan.download), []
+    if "zero_shot" in plan.tasks:
+        found.append(suite.zero_shot(data))
+    if "linear_probe" in plan.tasks:
+        found.append(suite.linear_probe(build_labelled(name, plan.root, "train", plan.download), data))
+    if "intra_modal" in plan.tasks:
+        images = suite.labelled(data)
+        metrics = {f"image_{k}": v for k, v in intra_modal_retrieval(images.features, images.labels).items()}
+        found.append(suite.result(name, "intra_modal_retrieval", metrics, images))
+    return found
+
+
+def score_pairs(
+    suite: Suite, name: str, embedded: EmbeddedPairs, plan: EvalPlan, labels: torch.Tensor | None = None
+) -> list[Result]:
+    """Everything that a plan asks of pairs.
+
+    Args:
+        suite: the model.
+        name: of the data set.
+        embedded: its features.
+        plan: whose tasks are scored.
+        labels: class of each image for joint clustering, -1 for none; None where there are no classes.
+    """
+    images, firsts, found = embedded.images, embedded.firsts, []
+    if "retrieval" in plan.tasks:
+        image_ranks, text_ranks = retrieval_ranks(images.features, embedded.texts, embedded.owner)
+        counts = {"num_images": float(len(images.features)), "num_texts": float(len(embedded.texts))}
+        first = {"image_retrieval_recall@1": image_ranks < 1, "text_retrieval_recall@1": text_ranks < 1}
+        task = "zeroshot_retrieval" if plan.captions == "all" else "zeroshot_retrieval_first_caption"
+        metrics = recall_at(image_ranks, text_ranks) | counts
+        found.append(suite.result(name, task, metrics, images, {k: v.float() for k, v in first.items()}))
+        found[0].num_bad += embedded.without_caption
+    if "gap" in plan.tasks and len(firsts) >= 5:
+        found.append(suite.result(name, "gap", gap_metrics(images.features, firsts), images))
+    if "mixed" in plan.tasks:
+        found.append(suite.result(name, "mixed_modality_retrieval", mixed_recall(images.features, firsts), images))
+    if "intra_modal" in plan.tasks:
+        metrics = {f"text_{k}": v for k, v in intra_modal_retrieval(embedded.texts, embedded.owner).items()}
+        found.append(suite.result(name, "intra_modal_retrieval", metrics, images))
+    if "clustering" in plan.tasks and labels is not None:
+        known = labels >= 0
+        metrics = joint_clustering(images.features[known], firsts[known], labels[known])
+        found.append(suite.result(name, "joint_clustering", metrics, images))
+    return found
 
 
 def _is_retrieval(folder: Path) -> bool:

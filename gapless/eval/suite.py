@@ -20,10 +20,9 @@ from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
 from gapless.eval.cache import FeatureCache
 from gapless.eval.features import Autocast, ImageFeatures, embed_classes, embed_images, embed_texts
+from gapless.eval.probe import fit_linear_probe, probe_scores
 from gapless.eval.results import Result
-from gapless.eval.retrieval import recall_at, retrieval_ranks
-from gapless.eval.zero_shot import class_gap, zero_shot_accuracy, zero_shot_hits
-from gapless.geometry import gap_metrics
+from gapless.eval.zero_shot import class_gap, logit_accuracy, zero_shot_accuracy, zero_shot_hits
 from gapless.models import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -50,6 +49,27 @@ class PairImages:
 
     def stamp(self) -> str:
         return self.told + str([self.source.key(i) for i in self.indices])
+
+
+@dataclass(frozen=True)
+class EmbeddedPairs:
+    """Features of images and of their captions."""
+
+    images: ImageFeatures
+    texts: Tensor
+    """(T, D), the captions of the first image, then those of the second ..."""
+    owner: Tensor
+    """int64 (T,): the image of each."""
+    keys: list[str]
+    """Name of each image."""
+    without_caption: int
+    """Images that were left out because they have none."""
+
+    @property
+    def firsts(self) -> Tensor:
+        """The first caption of each image, (N, D)."""
+        counts = torch.bincount(self.owner)
+        return self.texts[counts.cumsum(0) - counts]
 
 
 class Suite:
@@ -80,20 +100,33 @@ class Suite:
 
     def zero_shot(self, data: LabelledSet) -> Result:
         """Zero-shot classification, and the gap between images and the prompts of their classes."""
-        images = self._images(data.images, data.name)
+        images = self.labelled(data)
         classes = embed_classes(self.model, self.tokenize, data.prompts, self._autocast(), self.batch_size)
         metrics = zero_shot_accuracy(images.features, classes, images.labels)
         metrics |= class_gap(images.features, classes, images.labels)
         hits = zero_shot_hits(images.features, classes, images.labels, (1,))
         return self.result(data.name, "zeroshot_classification", metrics, images, {"acc1": hits[1].float()})
 
-    def pairs(self, name: str, source: PairSource, captions: str = "all", stamp: str = "") -> list[Result]:
-        """Retrieval with several captions or one, and the gap between images and their first captions.
+    def linear_probe(self, train: LabelledSet, test: LabelledSet, weight_decay: float = 1e-3) -> Result:
+        """Accuracy of a linear classifier on the features, fitted on one split and scored on another."""
+        fit, images = self._images(train.images, f"{train.name} train"), self._images(test.images, test.name)
+        device = PartialState().device
+        weights = fit_linear_probe(
+            fit.features.to(device), fit.labels.to(device), len(test.class_names), weight_decay
+        ).cpu()
+        logits = probe_scores(weights, images.features)
+        scores = logit_accuracy(logits, images.labels)
+        samples = {"lp_acc1": (logits.argmax(dim=1) == images.labels).float()}
+        metrics = {f"lp_{name}": value for name, value in scores.items()}
+        return self.result(test.name, "linear_probe", metrics, images, samples)
+
+    def embed(self, name: str, source: PairSource, captions: str = "all", stamp: str = "") -> EmbeddedPairs:
+        """Features of a data set of pairs; images without a caption are left out and counted.
 
         Args:
-            name: of the data set, in the results.
+            name: of the data set, in messages.
             source: the pairs.
-            captions: all (an image finds any of its captions), or first (the contrastive-gap paper's protocol).
+            captions: all, or first.
             stamp: what changes when the data do, for the cache.
         """
         texts_of = {i: [c for c in source.captions(i) if c.strip()] for i in range(len(source))}
@@ -101,31 +134,21 @@ class Suite:
         if not usable:
             raise DataError(f"{name}: no image has a caption")
         images = self._images(PairImages(source, usable, stamp), name)
-        texts_of_image = [texts_of[usable[k]] for k in images.positions.tolist()]
-        if captions == "first":
-            texts_of_image = [texts[:1] for texts in texts_of_image]
-        counts = torch.tensor([len(texts) for texts in texts_of_image])
-        owner = torch.arange(len(counts)).repeat_interleave(counts)
-        texts = embed_texts(
-            self.model, self.tokenize, [t for ts in texts_of_image for t in ts], self.batch_size, self._autocast()
+        chosen = [usable[k] for k in images.positions.tolist()]
+        kept = [texts_of[i][:1] if captions == "first" else texts_of[i] for i in chosen]
+        flat = [text for texts in kept for text in texts]
+        counts = torch.tensor([len(texts) for texts in kept])
+        return EmbeddedPairs(
+            images,
+            embed_texts(self.model, self.tokenize, flat, self.batch_size, self._autocast()),
+            torch.arange(len(counts)).repeat_interleave(counts),
+            [source.key(i) for i in chosen],
+            len(source) - len(usable),
         )
-        image_ranks, text_ranks = retrieval_ranks(images.features, texts, owner)
-        metrics = recall_at(image_ranks, text_ranks) | {
-            "num_images": float(len(counts)),
-            "num_texts": float(len(texts)),
-        }
-        samples = {
-            "image_retrieval_recall@1": (image_ranks < 1).float(),
-            "text_retrieval_recall@1": (text_ranks < 1).float(),
-        }
-        task = "zeroshot_retrieval" if captions == "all" else "zeroshot_retrieval_first_caption"
-        results = [self.result(name, task, metrics, images, samples)]
-        if len(counts) >= 5:
-            firsts = counts.cumsum(0) - counts
-            gap = gap_metrics(images.features, texts[firsts])
-            results.append(self.result(name, "gap", gap, images))
-        results[0].num_bad += len(source) - len(usable)
-        return results
+
+    def labelled(self, data: LabelledSet) -> ImageFeatures:
+        """Features and classes of a classification data set."""
+        return self._images(data.images, data.name)
 
     def images(self, paths: Sequence[Path], name: str) -> ImageFeatures:
         """Features of image files."""

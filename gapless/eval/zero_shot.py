@@ -19,9 +19,12 @@ def zero_shot_hits(
     image_features: Tensor, class_features: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)
 ) -> dict[int, Tensor]:
     """Whether each image's class is among the k nearest class directions, bool (N,) by k; ks above C are left out."""
-    ks = [k for k in ks if k <= len(class_features)]
-    best = (image_features @ class_features.T).topk(max(ks), dim=1).indices
-    hits = best == labels.unsqueeze(1)
+    return _hits(image_features @ class_features.T, labels, ks)
+
+
+def _hits(logits: Tensor, labels: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+    ks = [k for k in ks if k <= logits.shape[1]]
+    hits = logits.topk(max(ks), dim=1).indices == labels.unsqueeze(1)
     return {k: hits[:, :k].any(dim=1) for k in ks}
 
 
@@ -39,10 +42,15 @@ def zero_shot_accuracy(
     Returns:
         ``acc1``, ``acc5``, ``mean_per_class_recall``: fractions in [0, 1].
     """
-    hits = zero_shot_hits(image_features, class_features, labels, ks)
+    return logit_accuracy(image_features @ class_features.T, labels, ks)
+
+
+def logit_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """The scores of :func:`zero_shot_accuracy` of logits (N, C)."""
+    hits = _hits(logits, labels, ks)
     scores = {f"acc{k}": float(found.double().mean()) for k, found in hits.items()}
-    count = torch.bincount(labels, minlength=len(class_features))
-    right = torch.bincount(labels[hits[ks[0]]], minlength=len(class_features))
+    count = torch.bincount(labels, minlength=logits.shape[1])
+    right = torch.bincount(labels[logits.argmax(dim=1) == labels], minlength=logits.shape[1])
     present = count > 0
     return scores | {"mean_per_class_recall": float((right[present].double() / count[present]).mean())}
 

@@ -172,7 +172,7 @@ def test_the_emoji_are_scored_at_everything_and_cached(export, tmp_path):
 def scores(export, classes, captioned, folder):
     """Results of both data sets; in one of the processes, too."""
     for name, root in (("wds/six", classes), ("wds/some", captioned)):
-        save_all(evaluate(load_model(export), EvalPlan([name], root, workers=0)), Path(folder))
+        save_all(evaluate(load_model(export), EvalPlan([name], root=root, workers=0)), Path(folder))
 
 
 def test_two_processes_give_the_numbers_of_one(export, classes, captioned, tmp_path):
@@ -288,3 +288,59 @@ def test_heads_of_another_dimension_are_refused(export, tmp_path):
     torch.testing.assert_close(words["dog"], F.linear(x[0], weights["text.weight"]))
     with pytest.raises(DataError, match="takes 16 dimensions, the model has 8"):
         _through_heads(tmp_path / "heads.safetensors", torch.randn(3, 8), {})
+
+
+def test_tasks_in_which_a_gap_costs_most(export, tmp_path):
+    tasks = "[linear_probe, intra_modal, mixed, clustering]"
+    run("eval", str(export), f"--tasks={tasks}", f"--output={tmp_path / 'results'}", "--workers=0")
+    found = {(r.dataset, r.task): r.metrics for r in load_results(tmp_path)}
+    assert set(found) == {
+        ("emoji", "mixed_modality_retrieval"),
+        ("emoji", "intra_modal_retrieval"),
+        ("emoji", "joint_clustering"),
+        *((f"emoji_{c}", t) for c in ("group", "skin_tone") for t in ("linear_probe", "intra_modal_retrieval")),
+    }
+    # Even a random model's features tell nine groups better than chance.
+    assert found["emoji_group", "linear_probe"]["lp_acc1"] > 0.3
+    assert 0 < found["emoji", "intra_modal_retrieval"]["text_map"] < 1
+
+
+def pictures(folder, names):
+    folder.mkdir(parents=True)
+    for k, name in enumerate(names):
+        (folder / name).write_bytes(jpeg(all_emoji()[40 * k].path))
+
+
+def test_questions_and_selections_in_their_own_formats(export, tmp_path):
+    pictures(tmp_path / "val2017", [f"{k:012d}.jpg" for k in range(6)])
+    questions = [
+        {
+            "image_id": k,
+            "question": f"What is number {k}?",
+            "choices": ["dog", "cat", "car"],
+            "correct_choice_idx": k % 3,
+        }
+        for k in range(6)
+    ]
+    (tmp_path / "aokvqa_v1p0_val.json").write_text(json.dumps(questions))
+    pairs = {
+        str(3 * k): {"filename": f"{k:012d}.jpg", "caption": f"a {n}", "negative_caption": "no"}
+        for k, n in enumerate(NAMES)
+    }
+    (tmp_path / "swap_obj.json").write_text(json.dumps(pairs))
+    pictures(tmp_path / "images", [f"ex_{k}_img_{i}.png" for k in range(3) for i in range(2)])
+    lines = [
+        {"image_0": f"ex_{k}_img_0", "image_1": f"ex_{k}_img_1", "caption_0": f"{k} a b", "caption_1": f"{k} b a"}
+        for k in range(3)
+    ]
+    (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    names = "[aokvqa, sugar_crepe/swap_obj, winoground]"
+    run("eval", str(export), f"--datasets={names}", f"--root={tmp_path}", f"--output={tmp_path / 'r'}", "--workers=0")
+    found = {r.dataset: r for r in load_results(tmp_path / "r")}
+    assert found["aokvqa"].metrics["num_questions"] == 6
+    assert found["aokvqa"].samples["acc"].mean().item() == pytest.approx(found["aokvqa"].metrics["acc"])
+    assert found["sugar_crepe/swap_obj"].metrics["image_acc"] == 1  # one image only
+    assert len(found["winoground"].samples["acc"]) == 3
+    (tmp_path / "swap_obj.json").write_text("[1]")
+    said = run("eval", str(export), "--datasets=[sugar_crepe/swap_obj]", f"--root={tmp_path}", code=3)
+    assert "not SugarCrepe's format" in said
