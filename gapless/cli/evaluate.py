@@ -30,7 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(EvalPlan, None)
     parser.add_argument("--output", type=Path, default=None, help="Folder of results; RUN/results, or results.")
     parser.add_argument("--no_cache", action="store_true", help="Keep no image features, and read none.")
-    parser.add_argument("--interpolate", type=str, default=None, help="WiSE-FT: base model of a fine-tuned one.")
+    parser.add_argument(
+        "--interpolate", type=str, default=None, help="WiSE-FT: base of a fine-tuned model; --pretrained is its."
+    )
     parser.add_argument(
         "--alphas", type=list[float], default=[0, 0.25, 0.5, 0.75, 1], help="0 is the base, 1 the model."
     )
@@ -54,7 +56,8 @@ def run(arguments: Any) -> None:
     folder = Path(arguments.model)
     output = arguments.output or (folder / "results" if folder.is_dir() else Path("results"))
     if arguments.interpolate:
-        found = evaluate_between(arguments.interpolate, arguments.model, arguments.alphas, plan)
+        base = load_model(arguments.interpolate, arguments.pretrained)
+        found = evaluate_between(base, load_model(arguments.model), arguments.alphas, plan)
         for results in found.values():
             save_all(results, output)
         if PartialState().is_main_process:

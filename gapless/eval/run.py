@@ -24,7 +24,7 @@ from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
 from gapless.eval.suite import EmbeddedPairs, Precision, Suite
 from gapless.geometry import gap_metrics
-from gapless.models import LoadedModel, load_model
+from gapless.models import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -204,10 +204,11 @@ def _own_validation(suite: Suite, run: Path | None) -> Result:
     return Result("val", "pairs", scores, suite.loaded.name, suite.loaded.pretrained, num_samples=number)
 
 
-def evaluate_between(base: str, name: str, alphas: Sequence[float], plan: EvalPlan) -> dict[str, list[Result]]:
+def evaluate_between(
+    base: LoadedModel, tuned: LoadedModel, alphas: Sequence[float], plan: EvalPlan
+) -> dict[str, list[Result]]:
     """Results of the models between a base and a fine-tuned one, by ``alpha=...``; no features are kept."""
-    tuned = load_model(name)
-    ends = load_model(base).model.clip.state_dict(), {n: t.clone() for n, t in tuned.model.clip.state_dict().items()}
+    ends = base.model.clip.state_dict(), {n: t.clone() for n, t in tuned.model.clip.state_dict().items()}
     found = {}
     for alpha in alphas:
         set_between(tuned.model, *ends, alpha)

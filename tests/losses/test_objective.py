@@ -1,8 +1,13 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 from gapless.errors import ConfigError, NonFiniteError
 from gapless.losses import PRESETS, Objective, alignment_loss, clip_loss, cross_uniformity_loss, uniformity_loss
+from gapless.losses.objective import BUILT_IN
 
 
 def spread(image_features, text_features, logit_scale):
@@ -117,3 +122,24 @@ def test_weights_of_a_step_replace_the_first_ones(unit):
 def test_shapes_must_match(unit):
     with pytest.raises(ValueError, match=r"image_features \(4, 8\).*text_features \(5, 8\)"):
         Objective({"clip": 1.0})(unit(4, 8), unit(5, 8), torch.tensor(1.0))
+
+
+def test_the_documented_example_of_a_users_own_term(tmp_path, monkeypatch, unit):
+    text = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    (example,) = re.findall(r"```python\n(# my_terms\.py\n.*?)```", text, re.DOTALL)
+    (tmp_path / "my_terms.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    (argument,) = re.findall(r"--loss\.terms=(\{my_terms.*?\})'", text)
+    terms = yaml.safe_load(argument)
+    x, y = unit(16, 8).requires_grad_(), unit(16, 8, 1)
+    values = Objective({"clip": 1.0} | terms)(x, y, torch.tensor(10.0, dtype=torch.float64))
+    features = torch.cat([x, y]).detach()
+    expected = torch.tensor([(features[:, d] ** 2).mean() for d in range(8)]).std()
+    assert values["my_terms:spread_of_norms"].item() == pytest.approx(expected.item(), rel=1e-6)
+    values["loss"].backward()
+    assert bool(x.grad.isfinite().all())
+
+
+def test_every_term_is_documented():
+    table = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    assert set(BUILT_IN) <= set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
