@@ -212,7 +212,10 @@ def _clip_benchmark(name: str, folder: Path, split: str, download: bool) -> Labe
     known = inspect.getsource(build_dataset)
     if f'"{name}"' not in known and not name.startswith(("vtab/", "tfds/")):
         raise ConfigError(f"--datasets: clip_benchmark has no data set {name!r}")
+    said = "there is no such folder"
     try:
+        if not folder.is_dir() and not download:  # some of its builders would fetch it unasked
+            raise FileNotFoundError(said)
         dataset = build_dataset(name, root=str(folder), transform=_to_tensor, split=split, download=download)
     except (RuntimeError, OSError, ValueError, AssertionError, ImportError) as error:
         said = " ".join(str(error).split())[:160]

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from PIL import Image
+
+from gapless.data.images import BadSampleError
+from gapless.data.labelled import build_labelled, fill_templates
+from gapless.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes of three pictures; the last of the second class is broken."""
+    for k, name in enumerate(("big_dog", "cat")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (20, 10), (50 * k, 10 * i, 0)).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "cat" / "2.png").write_text("no picture")
+    return tmp_path
+
+
+def test_an_image_folder(folders):
+    data = build_labelled("imagefolder", str(folders))
+    assert data.class_names == ["big dog", "cat"]
+    assert data.prompts[0] == ("a photo of a big dog.",)
+    assert [data.images.load(i)[1] for i in range(5)] == [0, 0, 0, 1, 1]
+    image, _ = data.images.load(4)
+    assert image.shape == (3, 10, 20)
+    assert image[:, 0, 0].tolist() == [50, 10, 0]
+    with pytest.raises(BadSampleError):
+        data.images.load(5)
+    before = data.images.stamp()
+    (folders / "cat" / "2.png").unlink()
+    assert build_labelled("imagefolder", str(folders)).images.stamp() != before
+
+
+def test_a_data_set_of_clip_benchmark(folders):
+    data = build_labelled("imagenet_sketch", str(folders))
+    assert len(data.images) == 6
+    assert len(data.class_names) == 1000
+    assert len(data.prompts[3]) == 80
+    image, label = data.images.load(4)
+    assert (label, image.dtype, image[:, 0, 0].tolist()) == (1, torch.uint8, [50, 10, 0])
+    with pytest.raises(BadSampleError):
+        data.images.load(5)
+
+
+def test_nothing_is_downloaded_unasked(tmp_path):
+    for name in ("imagenet_sketch", "cifar10", "stl10"):
+        with pytest.raises(DataError, match=rf"{name} was looked for in .*absent.*--download"):
+            build_labelled(name, str(tmp_path / "absent" / "{dataset}"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_do_not_exist_and_missing_roots():
+    with pytest.raises(ConfigError, match="no data set 'cifar11'"):
+        build_labelled("cifar11", "/data")
+    with pytest.raises(ConfigError, match="--root"):
+        build_labelled("cifar10")
+
+
+def test_emoji_classes_by_split():
+    train, test = (build_labelled("emoji_skin_tone", split=split) for split in ("train", "test"))
+    assert len(train.images) > len(test.images) > 100
+    assert train.class_names == test.class_names
+    assert not {train.images.key(i) for i in range(len(train.images))} & {test.images.key(0)}
+
+
+def test_templates_and_own_prompts():
+    assert fill_templates(["crane", "crane"], ["a {c}", "the {c}."]) == [("a crane", "the crane.")] * 2
+    assert fill_templates(["a", "b"], {"a": ["one"], "b": ["two", "three"]}) == [("one",), ("two", "three")]
