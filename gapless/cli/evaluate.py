@@ -33,10 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--interpolate", type=str, default=None, help="WiSE-FT: base of a fine-tuned model; --pretrained is its."
     )
-    parser.add_argument(
-        "--alphas", type=list[float], default=[0, 0.25, 0.5, 0.75, 1], help="0 is the base, 1 the model."
-    )
-    parser.add_argument("--compare", type=list[Path], default=None, help="Show results of runs side by side.")
+    parser.add_argument("--alphas", type=str, default="0,0.25,0.5,0.75,1", help="0 is the base, 1 the model.")
+    parser.add_argument("--compare", nargs="+", type=Path, default=None, help="Show results of runs side by side.")
 
 
 def run(arguments: Any) -> None:
@@ -50,14 +48,14 @@ def run(arguments: Any) -> None:
         _compare(arguments.compare)
         return
     if arguments.model is None:
-        raise ConfigError("MODEL: name a run, an export folder or an open_clip model, or --compare=[RUN, RUN]")
+        raise ConfigError("MODEL: name a run, an export folder or an open_clip model, or --compare RUN RUN")
     names = set(EvalPlan.__dataclass_fields__)
     plan = EvalPlan(**{k: v for k, v in vars(arguments).items() if k in names})
     folder = Path(arguments.model)
     output = arguments.output or (folder / "results" if folder.is_dir() else Path("results"))
     if arguments.interpolate:
         base = load_model(arguments.interpolate, arguments.pretrained)
-        found = evaluate_between(base, load_model(arguments.model), arguments.alphas, plan)
+        found = evaluate_between(base, load_model(arguments.model), _numbers(arguments.alphas), plan)
         for results in found.values():
             save_all(results, output)
         if PartialState().is_main_process:
@@ -69,6 +67,13 @@ def run(arguments: Any) -> None:
     if PartialState().is_main_process:
         _print(results, loaded.name)
         print(f"{len(results)} results in {output}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.strip("[]").split(",")]
+    except ValueError:
+        raise ConfigError(f"--alphas: {text!r} is no list of numbers such as 0,0.5,1") from None
 
 
 def _print(results: Any, title: str) -> None:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from gapless.data.emoji import all_emoji, emoji_classes
 from gapless.data.files import IMAGE_EXTENSIONS
 from gapless.data.images import BadSampleError, decode_image
+from gapless.data.pairs import stamp_of_files
 from gapless.data.shards import ShardSource
 from gapless.errors import ConfigError, DataError
 
@@ -97,7 +98,7 @@ class ImageFiles:
         return decode_image(data, MAX_PIXELS)[0], self.labels[index]
 
     def stamp(self) -> str:
-        return str([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.paths])
+        return stamp_of_files(self.paths)
 
 
 def _emoji_set(name: str, split: str) -> LabelledSet:
@@ -142,7 +143,7 @@ class _Shards:
         return decode_image(pair.image, MAX_PIXELS)[0], self.source.label(index)
 
     def stamp(self) -> str:
-        return str([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.source.paths])
+        return self.source.stamp()
 
 
 def shard_paths(folder: Path, split: str) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -46,6 +46,15 @@ class PairSource(Protocol):
     def load(self, index: int) -> Pair:
         """Read a pair; raises BadSampleError."""
 
+    def stamp(self) -> str:
+        """What changes when the files do."""
+
+
+def stamp_of_files(paths: Iterable[Path]) -> str:
+    """Names, sizes and times of files."""
+    found = ((path, path.stat()) for path in paths if path.exists())
+    return str([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
+
 
 @dataclass(frozen=True)
 class FilePair:
@@ -84,6 +93,9 @@ class FileSource:
         except OSError as error:
             raise BadSampleError("missing_file", f"{pair.path}: {error.strerror}") from None
 
+    def stamp(self) -> str:
+        return stamp_of_files(pair.path for pair in self.pairs)
+
 
 class Subset:
     """Some pairs of a source, in the order given."""
@@ -108,6 +120,9 @@ class Subset:
 
     def load(self, index: int) -> Pair:
         return self.source.load(self.indices[index])
+
+    def stamp(self) -> str:
+        return f"{list(self.indices)} of {self.source.stamp()}"
 
 
 class Sample(NamedTuple):

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from gapless.data.files import IMAGE_EXTENSIONS, split_captions
 from gapless.data.images import BadSampleError
-from gapless.data.pairs import Pair
+from gapless.data.pairs import Pair, stamp_of_files
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -179,6 +179,9 @@ class ShardSource:
 
     def shard(self, index: int) -> int:
         return self.members[index][0]
+
+    def stamp(self) -> str:
+        return stamp_of_files(self.paths)
 
     def label(self, index: int) -> int:
         """Class of a pair, -1 if it has none."""

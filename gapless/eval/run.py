@@ -99,7 +99,7 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
         return [_own_validation(suite, run)]
     if name == "pairs":
         source = build_source(plan.data, plan.split or "val")
-        embedded = suite.embed(plan.data.source, source, plan.captions, f"{plan.data} {plan.split}")
+        embedded = suite.embed(plan.data.source, source, plan.captions)
         return score_pairs(suite, plan.data.source, embedded, plan)
     if name in ("simat", "aokvqa", "winoground") or name.startswith(("sugar_crepe/", "wds/")):
         folder = _folder(plan, name)
@@ -114,7 +114,7 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
             return [evaluate_selection(suite, load_sugarcrepe(annotations, folder / "val2017"), name)]
         if _is_retrieval(folder):
             source = ShardSource(shard_paths(folder, split))
-            return score_pairs(suite, name, suite.embed(name, source, plan.captions, f"{folder} {split}"), plan)
+            return score_pairs(suite, name, suite.embed(name, source, plan.captions), plan)
     return _classification(suite, name, plan, split)
 
 
@@ -125,7 +125,7 @@ def _folder(plan: EvalPlan, name: str) -> Path:
 
 
 def _emoji(suite: Suite, plan: EvalPlan, split: str) -> list[Result]:
-    embedded = suite.embed("emoji", build_source(DataConfig(), split), plan.captions, split)
+    embedded = suite.embed("emoji", build_source(DataConfig(), split), plan.captions)
     groups = emoji_classes()["emoji_group"].labels
     labels = torch.tensor([groups.get(key, -1) for key in embedded.keys])
     found = score_pairs(suite, "emoji", embedded, plan, labels)

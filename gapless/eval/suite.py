@@ -36,7 +36,6 @@ class PairImages:
 
     source: PairSource
     indices: Sequence[int]
-    told: str
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -48,7 +47,7 @@ class PairImages:
         return decode_image(self.source.load(self.indices[index]).image, MAX_PIXELS)[0], -1
 
     def stamp(self) -> str:
-        return self.told + str([self.source.key(i) for i in self.indices])
+        return f"{list(self.indices)} of {self.source.stamp()}"
 
 
 @dataclass(frozen=True)
@@ -120,20 +119,19 @@ class Suite:
         metrics = {f"lp_{name}": value for name, value in scores.items()}
         return self.result(test.name, "linear_probe", metrics, images, samples)
 
-    def embed(self, name: str, source: PairSource, captions: str = "all", stamp: str = "") -> EmbeddedPairs:
+    def embed(self, name: str, source: PairSource, captions: str = "all") -> EmbeddedPairs:
         """Features of a data set of pairs; images without a caption are left out and counted.
 
         Args:
             name: of the data set, in messages.
             source: the pairs.
             captions: all, or first.
-            stamp: what changes when the data do, for the cache.
         """
         texts_of = {i: [c for c in source.captions(i) if c.strip()] for i in range(len(source))}
         usable = [i for i, texts in texts_of.items() if texts]
         if not usable:
             raise DataError(f"{name}: no image has a caption")
-        images = self._images(PairImages(source, usable, stamp), name)
+        images = self._images(PairImages(source, usable), name)
         chosen = [usable[k] for k in images.positions.tolist()]
         kept = [texts_of[i][:1] if captions == "first" else texts_of[i] for i in chosen]
         flat = [text for texts in kept for text in texts]

@@ -11,18 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gapless.losses.heads import Head, KernelHead, SigmoidHead, SoftmaxHead, gaussian_kernel
 from gapless.losses.inputs import Inputs, Knobs
 from gapless.losses.pairs import EXCLUDED, num_repelling, softplus
 from gapless.losses.structure import sum_of_koleo
-from gapless.losses.tiled import (
-    Head,
-    KernelHead,
-    SigmoidHead,
-    SoftmaxHead,
-    gaussian_kernel,
-    kernel_sum,
-    over_cross_pairs,
-)
+from gapless.losses.tiled import kernel_sum, over_cross_pairs
 from gapless.losses.uniformity import log_mean, midpoints
 
 

@@ -189,7 +189,7 @@ def test_interpolation_ends_at_the_two_models(export, classes, tmp_path):
     for folder in (export, other):
         run("eval", str(folder), f"--output={tmp_path / folder.name}-results", *shared)
     said = run(
-        "eval", str(other), f"--interpolate={export}", "--alphas=[0, 0.5, 1]", f"--output={tmp_path / 'mixed'}", *shared
+        "eval", str(other), f"--interpolate={export}", "--alphas=0,0.5,1", f"--output={tmp_path / 'mixed'}", *shared
     )
     assert "alpha=0.5" in said
     found = {r.model: r.metrics for r in load_results(tmp_path / "mixed")}
@@ -206,7 +206,7 @@ def test_comparison_marks_the_best_and_says_how_sure_it_is(tmp_path):
         metrics = {"acc1": right / 100, "centroid_distance": right / 50}
         result = Result("six", "zeroshot_classification", metrics, name, "x", samples={"acc1": hits.clone()})
         save_result(result, tmp_path / name)
-    said = run("eval", f"--compare=[{tmp_path / 'a'}, {tmp_path / 'b'}]")
+    said = run("eval", "--compare", str(tmp_path / "a"), str(tmp_path / "b"))
     line = next(line for line in said.splitlines() if " acc1" in line)
     assert "+0.3000 [+0.2" in line
     mean, low, high = bootstrap_difference(torch.cat([torch.ones(60), torch.zeros(40)]), torch.zeros(100))
