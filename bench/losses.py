@@ -99,8 +99,9 @@ def time_all(n: int, d: int) -> dict[str, float]:
 def memory(form: str, n: int, d: int) -> float:
     """MiB above the inputs and the libraries, in a process of its own."""
     setup = f"import sys; sys.path.insert(0, 'bench'); import losses; tensors = losses.inputs({n}, {d})"
-    # A first small pass, tiled where the large one is, loads what the libraries load late.
-    setup += f"; losses.once({form!r}, losses.inputs(600, {d}))"
+    # A first small pass loads what the libraries load late. It is too small to teach the C library to keep freed
+    # memory, of which it would otherwise hold another 40 MiB or so, in any of the forms.
+    setup += f"; losses.once({form!r}, losses.inputs(300, {d}))"
     return measure(setup, f"losses.once({form!r}, tensors)", repeats=1)["extra_mib"]
 
 

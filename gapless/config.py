@@ -211,6 +211,10 @@ class EvalConfig:
     """Pairs of one forward pass in a process."""
     zero_shot: bool = True
     """Classify validation images where the source has classes (emoji)."""
+    datasets: list[str] = field(default_factory=list)
+    """Further data sets to score each time, named as for gapless eval: cifar10, wds/NAME, simat ..."""
+    root: str | None = None
+    """Folder of those; {dataset} in it becomes the name, with - for /."""
 
 
 @dataclass

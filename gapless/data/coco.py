@@ -19,7 +19,8 @@ def coco_pairs(root: Path, split: str, karpathy: Path | None = None) -> list[Fil
     Args:
         root: folder with train2017, val2017 and annotations.
         split: train or val; with Karpathy's file also test.
-        karpathy: path of dataset_coco.json; its restval images count as train.
+        karpathy: path of dataset_coco.json (its restval images count as train), dataset_flickr30k.json or
+            dataset_flickr8k.json, whose images lie in ROOT itself.
 
     Raises:
         DataError: a folder or file is missing or malformed.
@@ -56,12 +57,14 @@ def _karpathy_pairs(root: Path, split: str, path: Path) -> list[FilePair]:
         for image in _read_json(path)["images"]:
             if image["split"] not in wanted:
                 continue
-            folder = root / image["filepath"]
+            folder = root / image.get("filepath", "")  # Flickr's images lie in one folder
             file = folder / image["filename"]
             if not folder.is_dir():
                 file = root / folders.get(image["filepath"], image["filepath"]) / f"{image['cocoid']:012d}.jpg"
                 file = file if file.exists() else root / "val2017" / file.name
-            pairs.append(FilePair(str(image["cocoid"]), file, tuple(s["raw"] for s in image["sentences"])))
+            pairs.append(
+                FilePair(str(image.get("cocoid", file.stem)), file, tuple(s["raw"] for s in image["sentences"]))
+            )
     except (KeyError, TypeError) as error:
         raise DataError(f"data.karpathy: {path} is not Karpathy's format ({error!r})") from None
     if not pairs:

@@ -1,13 +1,15 @@
 """From the names of data sets to results: what ``gapless eval`` does."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
+from torch import nn
 
 from gapless.config import DataConfig, load_config
 from gapless.data import Place, build_eval_data, build_source
@@ -17,6 +19,7 @@ from gapless.data.shards import ShardSource
 from gapless.errors import ConfigError, DataError
 from gapless.eval.arithmetic import evaluate_emoji_arithmetic, evaluate_simat
 from gapless.eval.choices import evaluate_selection, evaluate_vqa, load_aokvqa, load_sugarcrepe, load_winoground
+from gapless.eval.features import Autocast
 from gapless.eval.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.interpolate import set_between
 from gapless.eval.pairs import PairEvaluation
@@ -24,7 +27,7 @@ from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
 from gapless.eval.suite import EmbeddedPairs, Precision, Suite
 from gapless.geometry import gap_metrics
-from gapless.models import LoadedModel
+from gapless.models import ClipModel, LoadedModel, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class EvalPlan:
     """The pairs that the data set named pairs stands for."""
     captions: str = "all"
     """Captions of an image in retrieval: all (any may be found) or first (the contrastive-gap paper's protocol)."""
+    folds: int = 1
+    """Parts that retrieval is scored on one by one and averaged: 5 for COCO's 1K protocol, in the order of the data."""
     lambdas: list[float] = field(default_factory=lambda: [1.0])
     """Strengths of the edits in simat and emoji arithmetic."""
     heads: Path | None = None
@@ -88,6 +93,32 @@ def evaluate(
     suite = Suite(loaded, cache_folder, plan.precision, plan.batch_size, plan.workers, plan.max_bad_fraction)
     names = [each for name in plan.datasets for each in (PAPER_SETS if name == "paper" else (name,))]
     return [result for name in names for result in _evaluate(suite, name, plan, run)]
+
+
+class PlanEvaluation:
+    """The data sets of a plan as an evaluation in training.
+
+    Args:
+        tokenizer: the model's.
+        plan: what is scored.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, plan: EvalPlan) -> None:
+        self.tokenizer, self.plan = tokenizer, plan
+
+    def run(
+        self, model: nn.Module, autocast: Autocast = nullcontext, poll: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """``<data set>/<metric>``, the same on every process; in the plan's precision."""
+        assert isinstance(model, ClipModel)
+        training = model.training
+        scores: dict[str, float] = {}
+        for name in self.plan.datasets:
+            found = evaluate(LoadedModel(model, self.tokenizer, "", ""), replace(self.plan, datasets=[name]))
+            scores |= {f"{r.dataset}/{metric}": value for r in found for metric, value in r.metrics.items()}
+            poll()
+        model.train(training)
+        return scores
 
 
 def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list[Result]:
@@ -163,7 +194,7 @@ def score_pairs(
     """
     images, firsts, found = embedded.images, embedded.firsts, []
     if "retrieval" in plan.tasks:
-        image_ranks, text_ranks = retrieval_ranks(images.features, embedded.texts, embedded.owner)
+        image_ranks, text_ranks = _ranks_in_folds(embedded, plan.folds)
         counts = {"num_images": float(len(images.features)), "num_texts": float(len(embedded.texts))}
         first = {"image_retrieval_recall@1": image_ranks < 1, "text_retrieval_recall@1": text_ranks < 1}
         task = "zeroshot_retrieval" if plan.captions == "all" else "zeroshot_retrieval_first_caption"
@@ -182,6 +213,19 @@ def score_pairs(
         metrics = joint_clustering(images.features[known], firsts[known], labels[known])
         found.append(suite.result(name, "joint_clustering", metrics, images))
     return found
+
+
+def _ranks_in_folds(embedded: EmbeddedPairs, folds: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ranks of every text and image among those of its fold."""
+    images, n = embedded.images.features, len(embedded.images.features)
+    if not 1 <= folds <= n:
+        raise ConfigError(f"--folds: {folds} does not work, it must be between 1 and the {n} images")
+    found = []
+    for k in range(folds):
+        first, end = n * k // folds, n * (k + 1) // folds
+        texts = (embedded.owner >= first) & (embedded.owner < end)
+        found.append(retrieval_ranks(images[first:end], embedded.texts[texts], embedded.owner[texts] - first))
+    return torch.cat([image for image, _ in found]), torch.cat([text for _, text in found])
 
 
 def _is_retrieval(folder: Path) -> bool:

@@ -45,8 +45,8 @@ class Head(Protocol):
     def start_backward(self, upstream: Sequence[Tensor]) -> Tensor | None:
         """Take in the gradient of the results; returns that of the matching pairs' similarities (N,), if any."""
 
-    def weigh(self, strip: slice, s: Tensor, e: Tensor) -> Tensor:
-        """The gradient of the similarities of a strip."""
+    def weigh(self, strip: slice, s: Tensor, e: Tensor, weight: Tensor) -> None:
+        """Add the gradient of the similarities of a strip to ``weight``."""
 
 
 class SoftmaxHead:
@@ -99,13 +99,12 @@ class SoftmaxHead:
         self.to_columns = upstream[1] / self.column_mass * self.scale
         return to_matching * self.scale
 
-    def weigh(self, strip: slice, s: Tensor, e: Tensor) -> Tensor:
+    def weigh(self, strip: slice, s: Tensor, e: Tensor, weight: Tensor) -> None:
         own = slice(strip.start - self.rows.start, strip.stop - self.rows.start)
-        weight = self._exp(s, self.row_max[strip, None], torch.empty_like(e)).mul_(self.to_rows[own, None])
+        before = _inner(weight, s)
+        weight.addcmul_(self._exp(s, self.row_max[strip, None], e), self.to_rows[own, None])
         weight.addcmul_(self._exp(s, self.column_max, e), self.to_columns)
-        if self.parameter.requires_grad:
-            self.gradient = self.gradient + torch.dot(weight.view(-1), s.view(-1)) / self.scale
-        return weight
+        self.gradient = self.gradient + (_inner(weight, s) - before) / self.scale
 
 
 class KernelHead:
@@ -130,8 +129,8 @@ class KernelHead:
     def start_backward(self, upstream: Sequence[Tensor]) -> None:
         (self.to_total,) = upstream
 
-    def weigh(self, strip: slice, s: Tensor, e: Tensor) -> Tensor:
-        return gaussian_kernel(s, self.t, e).mul_(2 * self.t * self.to_total)
+    def weigh(self, strip: slice, s: Tensor, e: Tensor, weight: Tensor) -> None:
+        weight.add_(gaussian_kernel(s, self.t, e).mul_(2 * self.t * self.to_total))
 
 
 class SigmoidHead:
@@ -161,10 +160,14 @@ class SigmoidHead:
         (self.to_total,) = upstream
         self.gradient = torch.zeros_like(self.parameter)
 
-    def weigh(self, strip: slice, s: Tensor, e: Tensor) -> Tensor:
-        weight = torch.add(s.new_tensor(self.bias), s, alpha=self.scale, out=e).sigmoid_().mul_(self.to_total)
-        self.gradient = self.gradient + torch.stack([torch.dot(weight.view(-1), s.reshape(-1)), weight.sum()])
-        return weight.mul_(self.scale)
+    def weigh(self, strip: slice, s: Tensor, e: Tensor, weight: Tensor) -> None:
+        slope = torch.add(s.new_tensor(self.bias), s, alpha=self.scale, out=e).sigmoid_().mul_(self.to_total)
+        self.gradient = self.gradient + torch.stack([_inner(slope, s), slope.sum()])
+        weight.add_(slope, alpha=self.scale)
+
+
+def _inner(weight: Tensor, s: Tensor) -> Tensor:
+    return torch.dot(weight.view(-1), s.view(-1))
 
 
 def gaussian_kernel(s: Tensor, t: float, out: Tensor | None = None) -> Tensor:

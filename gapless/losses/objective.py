@@ -147,14 +147,16 @@ class Objective:
 
     def _terms(self, inputs: Inputs) -> dict[str, Tensor]:
         tiled = self.implementation == "tiled" or (self.implementation == "auto" and len(inputs.x) >= TILED_FROM)
-        names = [name for name in self.weights if tiled and name in TILED]
-        values = tiled_terms(names, inputs, self.knobs, self.team)
-        for name in self.weights:
-            if name in self.own:
-                values[name] = self.own[name](inputs.x, inputs.y, inputs.scale)
-            elif name not in values:
-                values[name] = BUILT_IN[name](inputs, self.knobs)
+        shared = [name for name in self.weights if tiled and name in TILED]
+        # The tiled terms come last, so that their backward pass, which needs the most memory, is the first.
+        values = {name: self._plain(name, inputs) for name in self.weights if name not in shared}
+        values |= tiled_terms(shared, inputs, self.knobs, self.team)
         return {name: values[name] for name in self.weights}
+
+    def _plain(self, name: str, inputs: Inputs) -> Tensor:
+        if name in self.own:
+            return self.own[name](inputs.x, inputs.y, inputs.scale)
+        return BUILT_IN[name](inputs, self.knobs)
 
 
 def _load_term(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -56,9 +56,12 @@ class _OverCrossPairs(torch.autograd.Function):
         strips = _Strips(x, y, rows, groups)
         for head in heads:
             head.start(x, y, rows)
-        keep = any(ctx.needs_input_grad)
+        memory, spare = strips.new_buffers(2)
+        if any(ctx.needs_input_grad):
+            strips.keep()
         for index, strip in enumerate(strips.slices):
-            s, e = strips.similarities(index, keep)
+            s = strips.similarities(index, memory)
+            e = spare[: len(s)]
             for head in heads:
                 head.add(strip, s, e)
         ctx.save_for_backward(x, y)
@@ -74,44 +77,55 @@ class _OverCrossPairs(torch.autograd.Function):
             if to_matching is not None:
                 gx.addcmul_(y, to_matching[:, None])
                 gy.addcmul_(x, to_matching[:, None])
+        memory, spare, weights = ctx.strips.new_buffers(3)
         for index, strip in enumerate(ctx.strips.slices):
-            s, e = ctx.strips.similarities(index)
-            weight = ctx.heads[0].weigh(strip, s, e)
-            for head in ctx.heads[1:]:
-                weight.add_(head.weigh(strip, s, e))
+            s = ctx.strips.similarities(index, memory)
+            weight = weights[: len(s)].zero_()
+            for head in ctx.heads:
+                head.weigh(strip, s, spare[: len(s)], weight)
             gx[strip].addmm_(weight, y)
             gy.addmm_(weight.T, x[strip])
-        ctx.strips.kept.clear()  # a second backward pass computes them again
+        ctx.strips.kept = None  # a second backward pass computes them again
         return gx, gy, None, None, None, *[head.gradient for head in ctx.heads]
 
 
 class _Strips:
-    """Strips of the similarities x y^T, of which the first are kept when they are computed."""
+    """Strips of the similarities x y^T, of which the first can be kept when they are computed.
+
+    Memory is taken in few large pieces: strips made and dropped one by one would leave the heap full of holes.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, rows: slice, groups: Tensor | None) -> None:
         self.x, self.y, self.groups = x, y, groups
-        height = min(max(1, STRIP_ELEMENTS // len(y)), max(1, rows.stop - rows.start))
-        self.slices = [slice(a, min(a + height, rows.stop)) for a in range(rows.start, rows.stop, height)]
-        self.kept: list[Tensor] = []
-        kept = KEPT_ELEMENTS * min(1.0, KEPT_PAIRS / len(y))
-        self.room = min(len(self.slices), int(kept / (height * len(y))))
-        self.memory, self.spare = x.new_empty(2, height, len(y))
+        self.height = min(max(1, STRIP_ELEMENTS // len(y)), max(1, rows.stop - rows.start))
+        bounds = range(rows.start, rows.stop, self.height)
+        self.slices = [slice(a, min(a + self.height, rows.stop)) for a in bounds]
+        self.kept: Tensor | None = None
+        self.num_kept = 0
 
-    def similarities(self, index: int, keep: bool = False) -> tuple[Tensor, Tensor]:
-        """A strip and memory of its shape; either is overwritten by the next call."""
+    def new_buffers(self, count: int) -> Tensor:
+        """Memory of the shape of ``count`` strips."""
+        return self.x.new_empty(count, self.height, len(self.y))
+
+    def keep(self) -> None:
+        """Keep the first strips from now on."""
+        room = KEPT_ELEMENTS * min(1.0, KEPT_PAIRS / len(self.y)) / (self.height * len(self.y))
+        self.kept = self.new_buffers(min(len(self.slices), int(room)))
+
+    def similarities(self, index: int, memory: Tensor) -> Tensor:
+        """A strip, as kept or computed in ``memory``."""
         strip = self.slices[index]
         size = strip.stop - strip.start
-        if index < len(self.kept):
-            return self.kept[index], self.spare[:size]
-        keep = keep and index < self.room
-        s = torch.mm(self.x[strip], self.y.T, out=None if keep else self.memory[:size])
+        if self.kept is not None and index < len(self.kept):
+            if index < self.num_kept:
+                return self.kept[index, :size]
+            self.num_kept, memory = index + 1, self.kept[index]
+        s = torch.mm(self.x[strip], self.y.T, out=memory[:size])
         if self.groups is None:
             s.diagonal(strip.start).fill_(EXCLUDED)
         else:
             s.masked_fill_(excluded_pairs(len(self.y), self.groups, strip, s.device), EXCLUDED)
-        if keep:
-            self.kept.append(s)
-        return s, self.spare[:size]
+        return s
 
 
 def kernel_sum(x: Tensor, t: float, groups: Tensor | None = None, part: int = 0, parts: int = 1) -> Tensor:
@@ -134,9 +148,11 @@ class _KernelSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: float, groups: Tensor | None, part: int, parts: int) -> Tensor:
         total, gradient = x.new_zeros(()), torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        for strip in _triangle(len(x), part, parts):
-            height = strip.stop - strip.start
-            s = x[strip] @ x[strip.start :].T
+        strips = _triangle(len(x), part, parts)
+        memory = x.new_empty(max((s.stop - s.start) * (len(x) - s.start) for s in strips) if strips else 0)
+        for strip in strips:
+            height, width = strip.stop - strip.start, len(x) - strip.start
+            s = torch.mm(x[strip], x[strip.start :].T, out=memory[: height * width].view(height, width))
             square, rest = s[:, :height], s[:, height:]
             if groups is None:
                 square.diagonal().fill_(EXCLUDED)

@@ -19,8 +19,9 @@ from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import ConfigError, DataError
 from gapless.eval import PairEvaluation
+from gapless.eval.run import EvalPlan, PlanEvaluation
 from gapless.losses import PRESETS, Objective
-from gapless.models import ClipModel, build_model, load_export, save_export
+from gapless.models import ClipModel, Tokenizer, build_model, load_export, save_export
 from gapless.rules import check_config
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
 from gapless.train.gather import Processes
@@ -170,13 +171,32 @@ def build_parts(
             Schedule(config.loss.terms, config.model.temperature, unwrap(accelerator, prepared), total).begin,
         ),
         data=data,
-        evaluations=[PairEvaluation(val, tokenizer, classes, max_bad_fraction=config.data.max_bad_fraction)],
+        evaluations=[
+            PairEvaluation(val, tokenizer, classes, max_bad_fraction=config.data.max_bad_fraction),
+            *_further_evaluations(config, tokenizer, accelerator),
+        ],
         checkpoints=Checkpoints(folder / "checkpoints", accelerator, config.checkpoint.keep_last),
         tracker=Tracker(folder, accelerator, progress.metrics_offset),
         average=average,
         stop=stop,
         progress=progress,
     )
+
+
+def _further_evaluations(config: Config, tokenizer: Tokenizer, accelerator: Accelerator) -> list[PlanEvaluation]:
+    if not config.eval.datasets:
+        return []
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # Its forward passes are collective, and processes may have unequally many images.
+        raise ConfigError("eval.datasets: not with FSDP; score checkpoints with gapless eval")
+    plan = EvalPlan(
+        datasets=config.eval.datasets,
+        root=config.eval.root,
+        batch_size=config.eval.batch_size,
+        workers=config.data.workers,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+    return [PlanEvaluation(tokenizer, plan)]
 
 
 def _freeze_unused(model: ClipModel, objective: Objective) -> None:

@@ -96,3 +96,16 @@ def test_karpathy_split(coco):
     assert test.load(0).image[:2] == b"\xff\xd8"  # found under val2017, where 2017's layout has it
     with pytest.raises(DataError, match="no images in the split 'val'"):
         build_source(config, "val")
+
+
+def test_karpathys_split_of_flickr(tmp_path):
+    # Flickr's file has neither folders nor COCO's ids.
+    (tmp_path / "36979.jpg").write_bytes(picture(kind="JPEG", seed=1))
+    images = [
+        {"filename": "36979.jpg", "imgid": 0, "split": "test", "sentences": [{"raw": "a man"}, {"raw": "two men"}]},
+        {"filename": "1.jpg", "imgid": 1, "split": "train", "sentences": [{"raw": "a dog"}]},
+    ]
+    (tmp_path / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
+    (pair,) = coco_pairs(tmp_path, "test", tmp_path / "dataset_flickr30k.json")
+    assert (pair.key, pair.captions) == ("36979", ("a man", "two men"))
+    assert pair.path.is_file()

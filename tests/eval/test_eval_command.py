@@ -343,3 +343,25 @@ def test_questions_and_selections_in_their_own_formats(export, tmp_path):
     (tmp_path / "swap_obj.json").write_text("[1]")
     said = run("eval", str(export), "--datasets=[sugar_crepe/swap_obj]", f"--root={tmp_path}", code=3)
     assert "not SugarCrepe's format" in said
+
+
+def test_further_data_sets_are_scored_while_a_model_trains(classes, tmp_path):
+    tree = tiny_config(tmp_path, eval__datasets=["wds/six"], eval__root=str(classes), train__epochs=1)
+    run("train", f"--config={write_config(tree, tmp_path / 'run.yaml')}")
+    lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "wds/six/acc1" in line]
+    assert len(logged) == 2  # before the first step and after the last
+    run("eval", str(tmp_path / "tiny"), "--datasets=[wds/six]", f"--root={classes}", "--workers=0")
+    for name, value in read(tmp_path / "tiny" / "results", "zeroshot_classification").items():
+        assert logged[-1][f"wds/six/{name}"] == pytest.approx(value, abs=1e-6)
+
+
+def test_folds_are_scored_one_by_one(export, captioned, tmp_path):
+    shared = ("eval", str(export), "--datasets=[wds/some]", f"--root={captioned}", "--workers=0", "--no_cache")
+    run(*shared, "--folds=5", f"--output={tmp_path / 'five'}")
+    run(*shared, f"--output={tmp_path / 'one'}")
+    five, one = (read(tmp_path / name, "zeroshot_retrieval") for name in ("five", "one"))
+    assert five["text_retrieval_recall@1"] > one["text_retrieval_recall@1"]
+    assert five["num_texts"] == one["num_texts"]
+    assert five["text_retrieval_mean_rank"] < one["text_retrieval_mean_rank"]
+    assert "--folds: 0" in run(*shared, "--folds=0", code=2)
