@@ -79,18 +79,18 @@ def _numbers(text: str) -> list[float]:
 def _print(results: Any, title: str) -> None:
     from rich.table import Table
 
-    table = Table("data set", "task", "metric", "value", "over", box=None, title=title)
+    table = Table(title, "", box=None)
+    table.columns[1].justify = "right"
     for result in results:
         shown = HEADLINES.get(result.task) or tuple(result.metrics)
-        left_out = f" ({result.num_bad} left out)" if result.num_bad else ""
-        for k, metric in enumerate(m for m in shown if m in result.metrics):
-            first = (result.dataset, result.task) if k == 0 else ("", "")
-            table.add_row(
-                *first, metric, f"{result.metrics[metric]:.4f}", f"{result.num_samples}{left_out}" if k == 0 else ""
-            )
+        left_out = f", {result.num_bad} left out" if result.num_bad else ""
+        table.add_row(f"[bold]{result.dataset}[/] {result.task}, {result.num_samples} images{left_out}", "")
+        for metric in shown:
+            if metric in result.metrics:
+                table.add_row(f"  {metric}", f"{result.metrics[metric]:.4f}")
     averaged = [r.metrics["acc1"] for r in results if r.task == "zeroshot_classification"]
     if len(averaged) > 1:
-        table.add_row("average", "zeroshot_classification", "acc1", f"{sum(averaged) / len(averaged):.4f}", "")
+        table.add_row("average of zeroshot_classification acc1", f"{sum(averaged) / len(averaged):.4f}")
     Console().print(table)
 
 

@@ -73,6 +73,7 @@ def _score(
         features, words = _through_heads(heads, features, words)
     scores = simat_score(features, words, transfos, triplets, oracle, lambdas, domain)
     metrics = {f"simat_score@{strength:g}": score for strength, score in scores.items()}
+    metrics["num_edits"] = float(len(edits.query))
     return suite.result(f"{name}_{domain}", "embedding_arithmetic", metrics, images)
 
 

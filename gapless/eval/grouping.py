@@ -24,8 +24,9 @@ def joint_clustering(image_features: Tensor, text_features: Tensor, labels: Tens
         seed: of k-means, which is run ten times.
 
     Returns:
-        ``v_measure``, ``nmi`` and ``ari`` against the classes, of both modalities together and of each alone, and
-        ``modality_nmi``: how far the clusters tell images from texts (0 is best).
+        ``v_measure``, ``nmi`` (its equal, by the arithmetic mean) and ``ari`` against the classes, of both modalities
+        together; ``v_measure_image`` and ``v_measure_text`` of each alone; and ``modality_nmi``: how far the clusters
+        tell images from texts (0 is best).
     """
     together = torch.cat([image_features, text_features]).numpy()
     classes = torch.cat([labels, labels]).numpy()

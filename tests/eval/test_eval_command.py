@@ -242,7 +242,7 @@ def test_broken_images_are_counted_and_named(export, classes, tmp_path):
     assert "1 of 62 images cannot be used" in run(*arguments, code=3)
     said = run(*arguments, "--max_bad_fraction=0.1")
     assert "left out bad" in said
-    assert "61 (1 left out)" in said
+    assert "61 images, 1 left out" in said
 
 
 @pytest.mark.parametrize(
