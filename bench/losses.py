@@ -1,7 +1,7 @@
 """Time and peak memory of the four-term loss, forward and backward, beside open_clip's ClipLoss and pdist / cdist.
 
-python bench/losses.py            # 25 minutes on two cores; leave them alone meanwhile
-python bench/losses.py --memory   # measures memory again and keeps the times
+python bench/losses.py            # 30 minutes on two cores; leave them alone meanwhile
+python bench/losses.py --largest  # only the memory of 65,536 pairs, the last that is measured
 python bench/losses.py --figure   # draws docs/losses_cost.png from the saved results
 
 One run times all implementations in turns, so that ratios hold even if the machine is slower than it was before.
@@ -134,24 +134,19 @@ def ratios(row: dict[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if "--figure" in sys.argv or "--memory" in sys.argv:
-        saved = json.loads((RESULTS / "losses.json").read_text())
-        if "--memory" in sys.argv:
-            for row in saved["rows"]:
-                row["mib"] = {form: memory(form, row["pairs"], row["dimension"]) for form in row["mib"]}
-            save("losses", saved)
-        draw(saved)
-        sys.exit()
-    load = os.getloadavg()[0]
-    rows = []
-    for d, sizes in SIZES.items():
-        for n in sizes:
-            milliseconds = time_all(n, d)
-            extra = {form: memory(form, n, d) for form in forms(n) if form != "one_product"} if d == 512 else {}
-            row = {"pairs": n, "dimension": d, "milliseconds": milliseconds, "ours_to": ratios(milliseconds)}
-            rows.append(row | {"mib": extra})
-            print(rows[-1], flush=True)
-    largest = {"pairs": 65536, "dimension": 512, "mib": memory("ours", 65536, 512)}
-    results = {"threads": torch.get_num_threads(), "load_before": round(load, 2), "rounds": ROUNDS, "rows": rows}
-    save("losses", results | {"largest": largest})
+    if "--figure" not in sys.argv and "--largest" not in sys.argv:
+        results = {"threads": torch.get_num_threads(), "load_before": round(os.getloadavg()[0], 2), "rounds": ROUNDS}
+        rows = []
+        for d, sizes in SIZES.items():
+            for n in sizes:
+                milliseconds = time_all(n, d)
+                extra = {form: memory(form, n, d) for form in forms(n) if form != "one_product"} if d == 512 else {}
+                row = {"pairs": n, "dimension": d, "milliseconds": milliseconds, "ours_to": ratios(milliseconds)}
+                rows.append(row | {"mib": extra})
+                print(rows[-1], flush=True)
+                save("losses", results | {"rows": rows}, show=False)
+    results = json.loads((RESULTS / "losses.json").read_text())
+    if "--figure" not in sys.argv:
+        results["largest"] = {"pairs": 65536, "dimension": 512, "mib": memory("ours", 65536, 512)}
+        save("losses", results)
     draw(results)

@@ -40,12 +40,13 @@ def measure(setup: str, code: str, repeats: int = 3) -> dict[str, float]:
     return dict(zip(("seconds", "peak_mib", "extra_mib"), (round(m, 2) for m in medians), strict=True))
 
 
-def save(name: str, results: dict[str, Any]) -> None:
-    """Write results with their date and machine, and print them."""
+def save(name: str, results: dict[str, Any], show: bool = True) -> None:
+    """Write results with their date and machine, and print them unless told otherwise."""
     import torch
 
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
     tree = {"date": date.today().isoformat(), **machine, **results}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(tree, indent=2) + "\n")
-    print(json.dumps(tree, indent=2))
+    if show:
+        print(json.dumps(tree, indent=2))
