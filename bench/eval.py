@@ -26,8 +26,8 @@ from gapless.models import build_model, save_export
 
 ARCHITECTURE = {
     "embed_dim": 256,
-    "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 384, "layers": 12},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 384, "heads": 6, "layers": 12},
+    "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 256, "layers": 6},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 6},
 }
 TEMPLATES = 18
 ROUNDS = 3
@@ -64,16 +64,17 @@ def write_data(root: Path, num_classes: int, num_images: int) -> None:
     """Noise in clip_benchmark's layout, at the model's size."""
     (root / "test").mkdir(parents=True)
     random = np.random.default_rng(0)
-    with tarfile.open(root / "test" / "0.tar", "w") as tar:
-        for k in range(num_images):
-            buffer = io.BytesIO()
-            coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-            coarse.resize((224, 224)).save(buffer, "JPEG")
-            for name, data in ((f"s{k:05d}.jpg", buffer.getvalue()), (f"s{k:05d}.cls", str(k % num_classes).encode())):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    (root / "test" / "nshards.txt").write_text("1")
+    for shard in range(2):  # as many as loader processes, of which clip_benchmark lets none go without
+        with tarfile.open(root / "test" / f"{shard}.tar", "w") as tar:
+            for k in range(shard, num_images, 2):
+                buffer = io.BytesIO()
+                coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+                coarse.resize((224, 224)).save(buffer, "JPEG")
+                for suffix, data in (("jpg", buffer.getvalue()), ("cls", str(k % num_classes).encode())):
+                    info = tarfile.TarInfo(f"s{k:05d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    (root / "test" / "nshards.txt").write_text("2")
     (root / "classnames.txt").write_text("".join(f"class number {k}\n" for k in range(num_classes)))
     templates = "".join(f"a photo of a {{c}}, version {k}.\n" for k in range(TEMPLATES))
     (root / "zeroshot_classification_templates.txt").write_text(templates)
