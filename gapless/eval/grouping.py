@@ -6,8 +6,6 @@ Axis letters: N pairs, D dimensions.
 from collections.abc import Sequence
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, v_measure_score
 from torch import Tensor
 
 STRIP_ELEMENTS = 2**22
@@ -28,6 +26,9 @@ def joint_clustering(image_features: Tensor, text_features: Tensor, labels: Tens
         together; ``v_measure_image`` and ``v_measure_text`` of each alone; and ``modality_nmi``: how far the clusters
         tell images from texts (0 is best).
     """
+    from sklearn.cluster import KMeans  # takes a second, which commands that need none should not wait
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, v_measure_score
+
     together = torch.cat([image_features, text_features]).numpy()
     classes = torch.cat([labels, labels]).numpy()
     n, k = len(labels), len(torch.unique(labels))

@@ -6,8 +6,6 @@ Axis letters: N pairs, D dimensions.
 import warnings
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from gapless.geometry.spectrum import effective_dimension
@@ -44,6 +42,9 @@ def linear_separability(image_features: Tensor, text_features: Tensor, seed: int
     Returns:
         0.5 (the modalities are mixed) to 1 (a hyperplane separates them).
     """
+    from sklearn.exceptions import ConvergenceWarning  # takes a second, which other commands should not wait
+    from sklearn.linear_model import LogisticRegression
+
     n = len(image_features)
     if n < 5:
         raise ValueError(f"linear separability needs at least 5 pairs, got {n}")
