@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import open_clip
+
 from gapless.config import ModelConfig
+from gapless.errors import ConfigError
 from gapless.models.build import build_model
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import CONFIG, load_export
@@ -37,5 +40,7 @@ def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
             return LoadedModel(model, tokenizer, folder.resolve().name, str(place))
     if folder.is_dir():
         load_export(folder)  # says what is missing
+    if ":" not in name and open_clip.get_model_config(name) is None:
+        raise ConfigError(f"{name!r} is neither the folder of a run or an export nor a model of open_clip")
     model, tokenizer = build_model(ModelConfig(name=name, pretrained=pretrained))
     return LoadedModel(model, tokenizer, name, pretrained or "random")

@@ -365,3 +365,10 @@ def test_folds_are_scored_one_by_one(export, captioned, tmp_path):
     assert five["num_texts"] == one["num_texts"]
     assert five["text_retrieval_mean_rank"] < one["text_retrieval_mean_rank"]
     assert "--folds: 0" in run(*shared, "--folds=0", code=2)
+
+
+def test_a_model_that_is_nowhere_is_one_line(tmp_path):
+    said = run("eval", str(tmp_path / "nothing"), code=2)
+    assert "nothing' is neither the folder of a run or an export nor a model of open_clip" in said
+    (tmp_path / "empty").mkdir()
+    assert "has no open_clip_config.json" in run("eval", str(tmp_path / "empty"), code=3)
