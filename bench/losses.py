@@ -116,7 +116,11 @@ def draw(results: dict) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for form, label in named.items():
         for axis, kind in zip(axes, ("milliseconds", "mib"), strict=True):
-            rows = [(r["pairs"], r[kind][form]) for r in results["rows"] if r["dimension"] == 512 and form in r[kind]]
+            rows = [
+                (r["pairs"], r[kind][form])
+                for r in results["rows"]
+                if r["dimension"] == 512 and r[kind].get(form, 0) > 1
+            ]
             axis.loglog(*zip(*rows, strict=True), marker="o", label=label)
     for axis, title in zip(axes, ("milliseconds, forward and backward", "extra memory, MiB"), strict=True):
         axis.set(xlabel="pairs in the batch (d = 512)", title=title)
