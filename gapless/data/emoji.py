@@ -143,7 +143,7 @@ class EmojiEdits:
 def emoji_edits() -> EmojiEdits:
     """Edits of gender, skin tone and hair; those of test pictures are the test domain, of others dev.
 
-    ``woman cook: dark skin tone`` with woman for man has the one right answer whose name says so. Weights are SIMAT's:
+    ``woman cook dark skin tone`` with man for woman has the one right answer whose name says so. Weights are SIMAT's:
     norm2 is the number of edits with the same two words.
     """
     found = all_emoji()

@@ -24,16 +24,17 @@ def weights_digest(model: ClipModel) -> str:
 
 
 class FeatureCache:
-    """Image features by a hash of all that they depend on.
+    """Image features by a hash of all that they depend on; within one evaluation they are in memory as well.
 
     Args:
-        folder: where they lie; None keeps nothing.
+        folder: where they lie; None keeps nothing on disk.
         model: a part of the hash, as every other argument of :meth:`images`.
     """
 
     def __init__(self, folder: Path | None, model: ClipModel) -> None:
         self.folder = folder
         self.digest = weights_digest(model) if folder else ""
+        self.seen: dict[str, ImageFeatures] = {}
 
     def images(self, stamp: str, precision: str, compute: Callable[[], ImageFeatures]) -> ImageFeatures:
         """Features from the cache, or computed and kept.
@@ -43,10 +44,13 @@ class FeatureCache:
             precision: of the forward pass.
             compute: embeds them, on all processes.
         """
-        if self.folder is None:
-            return compute()
+        if stamp not in self.seen:
+            self.seen[stamp] = compute() if self.folder is None else self._kept(self.folder, stamp, precision, compute)
+        return self.seen[stamp]
+
+    def _kept(self, folder: Path, stamp: str, precision: str, compute: Callable[[], ImageFeatures]) -> ImageFeatures:
         key = hashlib.blake2b(f"{self.digest} {precision} {stamp}".encode(), digest_size=16).hexdigest()
-        path = self.folder / f"{key}.safetensors"
+        path = folder / f"{key}.safetensors"
         state = PartialState()
         state.wait_for_everyone()  # all look before one writes
         found = _read(path)

@@ -22,7 +22,7 @@ def alignment_loss(image_features: Tensor, text_features: Tensor, alpha: float =
 
 
 def centroid_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
-    r"""Squared distance of the two centroids, the contrastive gap itself (contrastive-gap paper, section 3.2).
+    r"""Squared distance of the two centroids, the contrastive gap as that paper prints it.
 
     .. math:: C(x, y) = \left| \frac{1}{N} \sum_i x_i - \frac{1}{N} \sum_i y_i \right|^2
 

@@ -22,8 +22,8 @@ def clip_loss(
     .. math:: L = -\frac{1}{2N} \sum_i \log \frac{e^{s x_i y_i}}{\sum_j e^{s x_i y_j}}
                   + \log \frac{e^{s x_i y_i}}{\sum_j e^{s x_j y_i}}
 
-    With a hardness b, negatives are weighted by how hard they are (HN-NCE with alpha = 1; Radenovic et al. 2023, Eq.
-    2-3, after Robinson et al. 2021): :math:`e^{s x_i y_j}` is multiplied by
+    With a hardness b, negatives are weighted by how hard they are (HN-NCE with alpha = 1; Radenovic et al. 2023,
+    after Robinson et al. 2021): :math:`e^{s x_i y_j}` is multiplied by
     :math:`(N-1) e^{b s x_i y_j} / \sum_{k \ne i} e^{b s x_i y_k}`.
 
     Args:

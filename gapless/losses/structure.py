@@ -13,7 +13,7 @@ KOLEO_EPS = 1e-8
 
 
 def cyclip_in_modal_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
-    r"""CyCLIP's in-modal consistency (Goel et al. 2022, Eq. 4): two images lie as near as their texts.
+    r"""CyCLIP's in-modal consistency (Goel et al. 2022): two images lie as near as their texts.
 
     .. math:: \frac{1}{N} \sum_{ij} (x_i x_j - y_i y_j)^2 = \frac{1}{N} (|X^T X|^2 + |Y^T Y|^2 - 2 |X^T Y|^2)
 
@@ -32,7 +32,7 @@ def cyclip_in_modal_loss(image_features: Tensor, text_features: Tensor) -> Tenso
 
 
 def cyclip_cross_modal_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
-    r"""CyCLIP's cross-modal consistency (Goel et al. 2022, Eq. 3): image i is as near text j as text i is image j.
+    r"""CyCLIP's cross-modal consistency (Goel et al. 2022): image i is as near text j as text i is image j.
 
     .. math:: \frac{1}{N} \sum_{ij} (x_i y_j - x_j y_i)^2
               = \frac{2}{N} (\langle X^T X, Y^T Y \rangle - \langle X^T Y, Y^T X \rangle)
@@ -51,7 +51,7 @@ def cyclip_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
 
 
 def koleo_loss(image_features: Tensor, text_features: Tensor, groups: Tensor | None = None) -> Tensor:
-    r"""KoLeo entropy of each modality (Sablayrolles et al. 2019, Eq. 2), the mean of both.
+    r"""KoLeo entropy of each modality (Sablayrolles et al. 2019), the mean of both.
 
     .. math:: K(x) = -\frac{1}{N} \sum_i \log \min_{j \ne i} |x_i - x_j|
 

@@ -15,7 +15,7 @@ from gapless.losses import (
 @pytest.mark.parametrize("n", [2, 5, 40])
 def test_cyclip_is_the_papers_sum_over_pairs(unit, n):
     x, y = unit(n, 8), unit(n, 8, 1)
-    # Goel et al. 2022, Eq. 3 and 4, over all pairs and divided by N.
+    # Goel et al. 2022, over all pairs and divided by N.
     across = sum((x[i] @ y[j] - x[j] @ y[i]) ** 2 for i in range(n) for j in range(n)) / n
     within = sum((x[i] @ x[j] - y[i] @ y[j]) ** 2 for i in range(n) for j in range(n)) / n
     assert cyclip_cross_modal_loss(x, y).item() == pytest.approx(across.item(), rel=1e-10)
