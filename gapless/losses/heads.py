@@ -101,10 +101,12 @@ class SoftmaxHead:
 
     def weigh(self, strip: slice, s: Tensor, e: Tensor, weight: Tensor) -> None:
         own = slice(strip.start - self.rows.start, strip.stop - self.rows.start)
-        before = _inner(weight, s)
+        # A fixed temperature spares two passes.
+        before = _inner(weight, s) if self.parameter.requires_grad else None
         weight.addcmul_(self._exp(s, self.row_max[strip, None], e), self.to_rows[own, None])
         weight.addcmul_(self._exp(s, self.column_max, e), self.to_columns)
-        self.gradient = self.gradient + (_inner(weight, s) - before) / self.scale
+        if before is not None:
+            self.gradient = self.gradient + (_inner(weight, s) - before) / self.scale
 
 
 class KernelHead:
