@@ -1,11 +1,11 @@
 """Zero-shot evaluation beside clip_benchmark's: the same export, the same local webdataset, the same scores.
 
-python bench/eval.py --peer=PYTHON     # an environment with clip-benchmark and numpy 2.3 (1.6.2 fails with 2.4)
+python bench/eval.py     # in an environment with numpy 2.3, as clip-benchmark 1.6.2 fails with 2.4
 
-Both run as commands, from start to finish, in fp32 (the CPU these numbers are from has no bfloat16).
+Both run as commands, from start to finish, in one environment and in fp32 (the CPU these numbers are from has no
+bfloat16). Start-up: the help text, and all that is imported before a model is loaded.
 """
 
-import argparse
 import io
 import json
 import os
@@ -31,6 +31,7 @@ ARCHITECTURE = {
 }
 TEMPLATES = 18
 ROUNDS = 3
+THEIRS = "from clip_benchmark.cli import main; main()"
 PROMPTS = """
 import sys, time
 sys.path.insert(0, sys.argv[3])
@@ -90,10 +91,19 @@ def seconds(command: list[str]) -> tuple[float, str]:
     return time.perf_counter() - started, done.stdout
 
 
-def compare(peer: str, export: Path, root: Path, folder: Path) -> dict[str, object]:
+def start_up() -> dict[str, float]:
+    """Medians of both help texts and of both commands' imports."""
+    imports = {"imports_ours": "import gapless.eval.run", "imports_theirs": "import clip_benchmark.cli, open_clip"}
+    commands = {name: [sys.executable, "-c", code] for name, code in imports.items()}
+    commands["help_ours"] = [sys.executable, "-m", "gapless", "eval", "--help"]
+    commands["help_theirs"] = [sys.executable, "-c", THEIRS, "eval", "--help"]
+    return {name: round(statistics.median(seconds(c)[0] for _ in range(ROUNDS)), 2) for name, c in commands.items()}
+
+
+def compare(export: Path, root: Path, folder: Path) -> dict[str, object]:
     """Medians of both commands and of their prompts alone, and both scores."""
     theirs = [
-        peer, "-c", "from clip_benchmark.cli import main; main()", "eval", "--model", f"local-dir:{export}",
+        sys.executable, "-c", THEIRS, "eval", "--model", f"local-dir:{export}",
         "--pretrained", "", "--dataset", "wds/bench", "--dataset_root", str(root), "--no_amp",
         "--output", str(folder / "theirs.json"), "--batch_size", "64", "--num_workers", "2",
     ]  # fmt: skip
@@ -105,8 +115,8 @@ def compare(peer: str, export: Path, root: Path, folder: Path) -> dict[str, obje
     for _ in range(ROUNDS):
         times.setdefault("whole_theirs", []).append(seconds(theirs)[0])
         times.setdefault("whole_ours", []).append(seconds(ours)[0])
-        for name, python, code in (("prompts_theirs", peer, PROMPTS), ("prompts_ours", sys.executable, OURS)):
-            said = seconds([python, "-c", code, str(export), str(root), str(folder)])[1]
+        for name, code in (("prompts_theirs", PROMPTS), ("prompts_ours", OURS)):
+            said = seconds([sys.executable, "-c", code, str(export), str(root), str(folder)])[1]
             times.setdefault(name, []).append(float(said.split("SECONDS")[1]))
     medians = {name: round(statistics.median(values), 2) for name, values in times.items()}
     found = json.loads(next((folder / "ours").glob("*.json")).read_text())["metrics"]
@@ -118,10 +128,7 @@ def compare(peer: str, export: Path, root: Path, folder: Path) -> dict[str, obje
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--peer", required=True)
-    peer = parser.parse_args().peer
-    results = {"start_up_seconds": round(seconds([sys.executable, "-m", "gapless", "eval", "--help"])[0], 2)}
+    results: dict[str, object] = {"start_up_seconds": start_up()}
     with tempfile.TemporaryDirectory() as name:
         export = Path(name) / "export"
         save_export(*build_model(ModelConfig(name="custom", architecture=ARCHITECTURE), seed=1), export)
@@ -129,5 +136,5 @@ if __name__ == "__main__":
             root, folder = Path(name) / f"data{classes}", Path(name) / f"results{classes}"
             folder.mkdir()
             write_data(root, classes, 500)
-            results[f"{classes}_classes"] = compare(peer, export, root, folder)
+            results[f"{classes}_classes"] = compare(export, root, folder)
     save("eval", {"images": 500, "templates": TEMPLATES, "precision": "fp32", **results})

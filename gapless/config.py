@@ -18,6 +18,7 @@ from gapless.errors import ConfigError
 from gapless.parsing import parse_arguments
 
 Flat = dict[str, Any]
+EvalTask = Literal["zero_shot", "retrieval", "gap", "arithmetic", "linear_probe", "intra_modal", "mixed", "clustering"]
 _Ends = TypedDict("_Ends", {"from": float, "to": float})
 
 
@@ -273,6 +274,45 @@ class Config:
     """What is saved so that an interrupted run continues exactly."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Trackers beside metrics.jsonl."""
+
+
+@dataclass
+class EvalPlan:
+    """What a model is scored at, and how."""
+
+    datasets: list[str] = field(default_factory=lambda: ["emoji"])
+    """emoji, val (a run's own validation set), pairs (--data), simat, aokvqa, winoground, sugar_crepe/NAME,
+    imagefolder, wds/NAME, paper (the contrastive-gap paper's five), or any data set of clip_benchmark."""
+    tasks: list[EvalTask] = field(default_factory=lambda: ["zero_shot", "retrieval", "gap", "arithmetic"])
+    """What is scored where a data set allows it; besides those: linear_probe, intra_modal (retrieval of images among
+    images and texts among texts), mixed (retrieval among images and texts), clustering (of both together)."""
+    root: str | None = None
+    """Folder of the data sets; {dataset} in it becomes the name, with - for /."""
+    split: str | None = None
+    """Split to score; null takes test, and val of --data."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The pairs that the data set named pairs stands for."""
+    captions: str = "all"
+    """Captions of an image in retrieval: all (any may be found) or first (the contrastive-gap paper's protocol)."""
+    folds: int = 1
+    """Parts that retrieval is scored on one by one and averaged: 5 for COCO's 1K protocol, in the order of the data."""
+    prompts: Literal["own", "fahim2024"] = "own"
+    """Class names of zero-shot: own, or as the contrastive-gap paper's code wrote them (ImageNet's synonyms as tuples,
+    'photo of' before those of dtd and caltech101), for comparison with its numbers only."""
+    lambdas: list[float] = field(default_factory=lambda: [1.0])
+    """Strengths of the edits in simat and emoji arithmetic."""
+    heads: Path | None = None
+    """Linear heads for simat, safetensors with image.weight, image.bias, text.weight, text.bias."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the forward passes."""
+    batch_size: int = 256
+    """Images or texts of one forward pass in a process."""
+    workers: int = 2
+    """Loader processes of each process."""
+    max_bad_fraction: float = 0.01
+    """Stop when more than this share of a data set's images cannot be used."""
+    download: bool = False
+    """Let torchvision fetch data sets that are missing."""
 
 
 def load_config(*paths: Path) -> Config:

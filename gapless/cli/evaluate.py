@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from gapless.config import EvalPlan
 from gapless.errors import ConfigError
 
 HEADLINES = {
@@ -22,8 +23,6 @@ HEADLINES = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What ``gapless eval`` takes."""
-    from gapless.eval.run import EvalPlan
-
     parser.add_argument("model", nargs="?", default=None, help="A run, an export folder, or an open_clip model name.")
     parser.add_argument("--pretrained", type=str, default=None, help="Tag or weights file of an open_clip model.")
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
@@ -41,7 +40,7 @@ def run(arguments: Any) -> None:
     """Evaluate, interpolate or compare, and print the table."""
     from accelerate import PartialState
 
-    from gapless.eval.run import EvalPlan, evaluate, evaluate_between, save_all
+    from gapless.eval.run import evaluate, evaluate_between, save_all
     from gapless.models import load_model
 
     if arguments.compare:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
+from torchvision.datasets.imagenet import load_meta_file
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from gapless.data.emoji import all_emoji, emoji_classes
@@ -52,7 +53,9 @@ class LabelledSet:
     """The prompts of each class."""
 
 
-def build_labelled(name: str, root: str | None = None, split: str = "test", download: bool = False) -> LabelledSet:
+def build_labelled(
+    name: str, root: str | None = None, split: str = "test", download: bool = False, prompts: str = "own"
+) -> LabelledSet:
     """A classification data set by name.
 
     Args:
@@ -60,6 +63,7 @@ def build_labelled(name: str, root: str | None = None, split: str = "test", down
         root: where it lies; ``{dataset}`` in it becomes the name with ``/`` as ``-``.
         split: train or test.
         download: let torchvision fetch what is missing.
+        prompts: own, or fahim2024 for class names as the contrastive-gap paper's code wrote them.
 
     Raises:
         ConfigError: an unknown name, or no root where one is needed.
@@ -74,7 +78,7 @@ def build_labelled(name: str, root: str | None = None, split: str = "test", down
         return _image_folder(folder, split)
     if name.startswith("wds/"):
         return _webdataset(name, folder, split)
-    return _clip_benchmark(name, folder, split, download)
+    return _clip_benchmark(name, folder, split, download, prompts)
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def _to_tensor(image: Any) -> Tensor:
     return pil_to_tensor(image.convert("RGB"))
 
 
-def _clip_benchmark(name: str, folder: Path, split: str, download: bool) -> LabelledSet:
+def _clip_benchmark(name: str, folder: Path, split: str, download: bool, prompts: str) -> LabelledSet:
     from clip_benchmark.datasets.builder import build_dataset  # heavy, and most runs do not need it
 
     known = inspect.getsource(build_dataset)
@@ -227,7 +231,16 @@ def _clip_benchmark(name: str, folder: Path, split: str, download: bool) -> Labe
     names, templates = list(dataset.classes), dataset.templates
     if not templates:
         templates = list(DEFAULT_TEMPLATES)
-    return LabelledSet(name, _Torchvision(dataset, str(folder)), names, fill_templates(names, templates))
+    spoken = _as_paper_wrote(name, names, folder) if prompts == "fahim2024" else names
+    return LabelledSet(name, _Torchvision(dataset, str(folder)), names, fill_templates(spoken, templates))
+
+
+def _as_paper_wrote(name: str, class_names: Sequence[str], folder: Path) -> list[str]:
+    """The contrastive-gap paper's slips: all synonyms of a class as a Python tuple, or 'photo of' twice."""
+    if name == "imagenet1k":
+        synonyms, _ = load_meta_file(str(folder))  # torchvision orders classes by their WordNet number
+        return [str(synonyms[number]) for number in sorted(synonyms)]
+    return [f"photo of {each}" for each in class_names] if name in ("dtd", "caltech101") else list(class_names)
 
 
 def fill_templates(

@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
 
-from gapless.config import DataConfig, load_config
+from gapless.config import DataConfig, EvalPlan, load_config
 from gapless.data import Place, build_eval_data, build_source
 from gapless.data.emoji import emoji_classes
 from gapless.data.labelled import PAPER_SETS, build_labelled, shard_paths
@@ -25,49 +24,11 @@ from gapless.eval.interpolate import set_between
 from gapless.eval.pairs import PairEvaluation
 from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
-from gapless.eval.suite import EmbeddedPairs, Precision, Suite
+from gapless.eval.suite import EmbeddedPairs, Suite
 from gapless.geometry import gap_metrics
 from gapless.models import ClipModel, LoadedModel, Tokenizer
 
 logger = logging.getLogger(__name__)
-
-Task = Literal["zero_shot", "retrieval", "gap", "arithmetic", "linear_probe", "intra_modal", "mixed", "clustering"]
-
-
-@dataclass
-class EvalPlan:
-    """What a model is scored at, and how."""
-
-    datasets: list[str] = field(default_factory=lambda: ["emoji"])
-    """emoji, val (a run's own validation set), pairs (--data), simat, aokvqa, winoground, sugar_crepe/NAME,
-    imagefolder, wds/NAME, paper (the contrastive-gap paper's five), or any data set of clip_benchmark."""
-    tasks: list[Task] = field(default_factory=lambda: ["zero_shot", "retrieval", "gap", "arithmetic"])
-    """What is scored where a data set allows it; besides those: linear_probe, intra_modal (retrieval of images among
-    images and texts among texts), mixed (retrieval among images and texts), clustering (of both together)."""
-    root: str | None = None
-    """Folder of the data sets; {dataset} in it becomes the name, with - for /."""
-    split: str | None = None
-    """Split to score; null takes test, and val of --data."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """The pairs that the data set named pairs stands for."""
-    captions: str = "all"
-    """Captions of an image in retrieval: all (any may be found) or first (the contrastive-gap paper's protocol)."""
-    folds: int = 1
-    """Parts that retrieval is scored on one by one and averaged: 5 for COCO's 1K protocol, in the order of the data."""
-    lambdas: list[float] = field(default_factory=lambda: [1.0])
-    """Strengths of the edits in simat and emoji arithmetic."""
-    heads: Path | None = None
-    """Linear heads for simat, safetensors with image.weight, image.bias, text.weight, text.bias."""
-    precision: Precision = "fp32"
-    """Precision of the forward passes."""
-    batch_size: int = 256
-    """Images or texts of one forward pass in a process."""
-    workers: int = 2
-    """Loader processes of each process."""
-    max_bad_fraction: float = 0.01
-    """Stop when more than this share of a data set's images cannot be used."""
-    download: bool = False
-    """Let torchvision fetch data sets that are missing."""
 
 
 def evaluate(
@@ -168,7 +129,7 @@ def _emoji(suite: Suite, plan: EvalPlan, split: str) -> list[Result]:
 
 
 def _classification(suite: Suite, name: str, plan: EvalPlan, split: str) -> list[Result]:
-    data, found = build_labelled(name, plan.root, split, plan.download), []
+    data, found = build_labelled(name, plan.root, split, plan.download, plan.prompts), []
     if "zero_shot" in plan.tasks:
         found.append(suite.zero_shot(data))
     if "linear_probe" in plan.tasks:

@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors.torch import load_file
 
-from gapless.config import Config, config_hash, flatten
+from gapless.config import Config, EvalPlan, config_hash, flatten
 from gapless.data import Place, build_eval_data, build_train_data
 from gapless.data.emoji import emoji_classes
 from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import ConfigError, DataError
 from gapless.eval import PairEvaluation
-from gapless.eval.run import EvalPlan, PlanEvaluation
+from gapless.eval.run import PlanEvaluation
 from gapless.losses import PRESETS, Objective
 from gapless.models import ClipModel, Tokenizer, build_model, load_export, save_export
 from gapless.rules import check_config

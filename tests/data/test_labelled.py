@@ -44,6 +44,29 @@ def test_a_data_set_of_clip_benchmark(folders):
         data.images.load(5)
 
 
+def test_the_papers_own_prompts_of_imagenet(tmp_path):
+    for number in ("n01440764", "n01443537"):
+        (tmp_path / "val" / number).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / number / "0.png")
+    synonyms = {"n01443537": ("goldfish", "Carassius auratus"), "n01440764": ("tench", "Tinca tinca")}
+    torch.save((synonyms, []), tmp_path / "meta.bin")
+    own, paper = (build_labelled("imagenet1k", str(tmp_path), prompts=p) for p in ("own", "fahim2024"))
+    assert own.prompts[1][0] == "a bad photo of a goldfish."
+    assert [each[0] for each in paper.prompts] == [
+        "a bad photo of a ('tench', 'Tinca tinca').",
+        "a bad photo of a ('goldfish', 'Carassius auratus').",
+    ]
+
+
+def test_the_papers_own_prompts_of_textures(tmp_path):
+    for part in ("images/banded", "labels"):
+        (tmp_path / "dtd" / "dtd" / part).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "dtd" / "dtd" / "images" / "banded" / "0.jpg")
+    (tmp_path / "dtd" / "dtd" / "labels" / "test1.txt").write_text("banded/0.jpg\n")
+    data = build_labelled("dtd", str(tmp_path), prompts="fahim2024")
+    assert data.prompts[0][0] == "a photo of a photo of banded texture."
+
+
 def test_nothing_is_downloaded_unasked(tmp_path):
     for name in ("imagenet_sketch", "cifar10", "stl10"):
         with pytest.raises(DataError, match=rf"{name} was looked for in .*absent.*--download"):

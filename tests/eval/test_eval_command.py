@@ -15,10 +15,10 @@ from clip_benchmark.datasets.builder import build_dataset
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from PIL import Image
 
-from gapless.config import ModelConfig
+from gapless.config import EvalPlan, ModelConfig
 from gapless.data.emoji import all_emoji
 from gapless.eval.results import Result, bootstrap_difference, load_results, save_result
-from gapless.eval.run import EvalPlan, evaluate, save_all
+from gapless.eval.run import evaluate, save_all
 from gapless.models import build_model, load_export, load_model, save_export
 from tests.processes import run_processes
 from tests.runs import TINY, run, tiny_config, write_config
