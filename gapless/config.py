@@ -74,6 +74,11 @@ class DataConfig:
     """Column with the caption; rows of one image are one pair with several captions."""
     csv_separator: str = ","
     """Column separator of the csv file."""
+    second_image: Literal["same", "openmoji"] = "same"
+    """The other picture of a pair where model.towers is image-image: the same one, or OpenMoji's drawing of the same
+    concept (emoji only, needs the extra openmoji)."""
+    mismatched: float = 0.0
+    """Share of the training pairs whose captions are exchanged among each other, a control."""
     captions: str = "first"
     """Caption of a training pair: first, random, index:K, or all (one pair for each caption)."""
     val_captions: str = "first"
@@ -118,6 +123,14 @@ class ModelConfig:
     """open_clip model_cfg (embed_dim, vision_cfg, text_cfg, quick_gelu) when name is custom."""
     embed_dim: int | None = None
     """Dimension of the shared space. With weights, both projections are re-initialised; null keeps them."""
+    towers: Literal["image-text", "image-image", "text-text"] = "image-text"
+    """What the two towers encode. image-image and text-text are the identical-encoder ablations: two towers of one
+    architecture with different seeds, and pairs of the same image or caption twice."""
+    shared_tower: bool = False
+    """One tower for both sides of image-image or text-text."""
+    initial_gap: Literal["keep", "procrustes", "translate"] = "keep"
+    """What is done, once and before training, about the gap between the towers: an orthogonal map of the second
+    tower's features onto the first's, or a shift by the difference of their means."""
     temperature: float | Ramp | None = None
     """Softmax temperature, 1 / logit_scale; null keeps the model's own. A schedule {from: 0.01, to: 0.05, end: 1}
     (start, end: fraction of the run up to 1, a step above; shape: linear or cosine) needs it not to be learnable."""
@@ -135,6 +148,11 @@ class ModelConfig:
     """Groups at the end of a locked text tower that stay trainable."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether this is two bare towers, and so no CLIP that open_clip loads."""
+        return self.towers != "image-text" or self.initial_gap != "keep"
 
 
 @dataclass
@@ -208,6 +226,11 @@ class EvalConfig:
 
     every_epochs: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    split: Literal["val", "train", "test"] = "val"
+    """Pairs that are evaluated; train for experiments that ask what the training pairs came to."""
+    keep_embeddings: list[int] = field(default_factory=lambda: [0, -1])
+    """Epochs after which the evaluated embeddings are kept in RUN/embeddings, 0 before the first step, -1 the last;
+    each takes 8 bytes times pairs times dimensions. Reports draw maps from them."""
     batch_size: int = 256
     """Pairs of one forward pass in a process."""
     zero_shot: bool = True

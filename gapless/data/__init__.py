@@ -1,8 +1,9 @@
 """Pairs of images and captions, from anywhere, as batches that do not depend on the number of processes."""
 
 from gapless.data.loader import build_eval_data, build_train_data
-from gapless.data.pairs import BadSample, Batch, Pair, PairDataset, PairSource
+from gapless.data.pairs import Pair, PairSource
 from gapless.data.place import Place
+from gapless.data.samples import BadSample, Batch, PairDataset
 from gapless.data.sources import build_source
 
 __all__ = [

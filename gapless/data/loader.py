@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from gapless.config import DataConfig
-from gapless.data.pairs import Batch, Collate, PairDataset, SampleMaker, Tokenize
 from gapless.data.place import Place
+from gapless.data.samples import Batch, Collate, PairDataset, SampleMaker, Tokenize, Towers
 from gapless.data.shards import expand_shards, is_remote
 from gapless.data.sources import build_source
 from gapless.data.stream import StreamDataset, remote_size
@@ -189,7 +189,12 @@ def _remote_shards(config: DataConfig, path: str, place: Place) -> list[str]:
 
 
 def build_train_data(
-    config: DataConfig, seed: int, preprocess: Mapping[str, Any], tokenize: Tokenize, place: Place
+    config: DataConfig,
+    seed: int,
+    preprocess: Mapping[str, Any],
+    tokenize: Tokenize,
+    place: Place,
+    towers: Towers = "image-text",
 ) -> TrainData:
     """Training batches of this process.
 
@@ -199,12 +204,15 @@ def build_train_data(
         preprocess: the model's preprocess_cfg.
         tokenize: list of captions to int64 (n, L).
         place: this process among all.
+        towers: what the two sides of a batch are.
     """
     augmentation = config.augmentation
     transform = build_train_transform(preprocess, augmentation) if augmentation else build_eval_transform(preprocess)
     make_sample = SampleMaker(transform, augmentation is not None, config.max_pixels)
-    collate = Collate(tokenize, image_size(preprocess))
+    collate = Collate(tokenize, image_size(preprocess), towers)
     if config.source == "shards" and is_remote(str(config.path)):
+        if config.mismatched:
+            raise ConfigError("data.mismatched: needs local shards, captions of remote ones cannot be exchanged")
         if config.captions == "all":
             raise ConfigError("data.captions: all needs local shards, use random for remote ones")
         shards = _remote_shards(config, str(config.path), place)
@@ -230,10 +238,15 @@ def build_eval_data(
     tokenize: Tokenize,
     place: Place,
     split: str = "val",
+    seed: int = 0,
+    towers: Towers = "image-text",
 ) -> EvalData:
-    """Evaluation batches of this process: every pair of the split once, without augmentation."""
+    """Evaluation batches of this process: every pair of the split once, without augmentation.
+
+    ``seed`` is that of the subset which data.train_samples takes of split train.
+    """
     make_sample = SampleMaker(build_eval_transform(preprocess), max_pixels=config.max_pixels)
-    collate = Collate(tokenize, image_size(preprocess))
+    collate = Collate(tokenize, image_size(preprocess), towers)
     path = config.val_path or config.path
     if config.source == "shards" and is_remote(str(path)):
         if not config.val_path:
@@ -242,5 +255,7 @@ def build_eval_data(
         return StreamEvalData(
             StreamDataset(shards, make_sample, collate, config.val_captions, batch_size, place), config.workers
         )
-    dataset = PairDataset(build_source(config, split), make_sample, config.val_captions, cache=config.cache_images)
+    dataset = PairDataset(
+        build_source(config, split, seed), make_sample, config.val_captions, cache=config.cache_images
+    )
     return MapEvalData(dataset, collate, batch_size, config.workers, place)

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from gapless.data.images import BadSampleError, decode_image
-from gapless.data.pairs import BadSample, PairSource
+from gapless.data.pairs import PairSource
+from gapless.data.samples import BadSample
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)

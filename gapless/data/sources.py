@@ -10,7 +10,7 @@ from gapless.config import DataConfig
 from gapless.data.coco import coco_pairs
 from gapless.data.emoji import Split, emoji_pairs
 from gapless.data.files import csv_pairs, folder_pairs
-from gapless.data.pairs import FileSource, PairSource, Subset
+from gapless.data.pairs import FileSource, Mismatched, PairSource, Subset
 from gapless.data.shards import ShardSource, expand_shards
 from gapless.errors import DataError
 
@@ -24,7 +24,7 @@ def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
     if config.source == "emoji":
         if split not in get_args(Split):
             raise DataError(f"emoji has the splits train, val and test, not {split!r}")
-        source: PairSource = FileSource(emoji_pairs(cast(Split, split)))
+        source: PairSource = FileSource(emoji_pairs(cast(Split, split), config.second_image == "openmoji"))
     elif config.source == "coco":
         source = FileSource(
             coco_pairs(Path(str(config.path)), split, Path(config.karpathy) if config.karpathy else None)
@@ -32,12 +32,13 @@ def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
     else:
         source = _held_out(config, split)
     limit = config.train_samples if split == "train" else config.val_samples
-    if limit is None or limit >= len(source):
-        return source
-    if split != "train":
-        return Subset(source, range(limit))
-    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:limit]
-    return Subset(source, chosen.sort().values.tolist())
+    if limit is not None and limit < len(source):
+        chosen = torch.arange(limit)
+        if split == "train":
+            order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+            chosen = order[:limit].sort().values
+        source = Subset(source, chosen.tolist())
+    return Mismatched(source, config.mismatched, seed) if config.mismatched and split == "train" else source
 
 
 def _held_out(config: DataConfig, split: str) -> PairSource:

@@ -18,8 +18,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from gapless.data.files import IMAGE_EXTENSIONS, split_captions
 from gapless.data.images import BadSampleError
-from gapless.data.pairs import BadSample, Batch, Collate, Pair, Sample, SampleMaker, decode_pair
+from gapless.data.pairs import Pair
 from gapless.data.place import Place
+from gapless.data.samples import BadSample, Batch, Collate, Sample, SampleMaker, decode_pair
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,10 @@ from gapless.config import ModelConfig
 from gapless.errors import ConfigError, DataError
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import CONFIG, load_export
+from gapless.models.twin import make_twin
+
+SECOND_SEED = 1_000_003
+"""What the seed of a twin's second tower lies above that of its first."""
 
 
 def build_model(
@@ -35,16 +39,25 @@ def build_model(
         torch.manual_seed(seed)
         if checkpoint is not None:
             model, tokenizer = load_export(checkpoint)
-        elif config.architecture is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                tree = {"model_cfg": config.architecture, "preprocess_cfg": {}}
-                (Path(folder) / CONFIG).write_text(json.dumps(tree))
-                model, tokenizer = _create(f"local-dir:{folder}", config, initial_bias)
         else:
-            _check_name(config)
-            model, tokenizer = _create(config.name, config, initial_bias)
+            model, tokenizer = _build_new(config, initial_bias)
+            if config.is_twin:
+                torch.manual_seed(seed + SECOND_SEED)
+                other = model if config.towers == "image-text" else _build_new(config, initial_bias)[0]
+                model = make_twin(model, other, config.towers, config.shared_tower)
         _prepare(model, config, new=checkpoint is None)
     return model, tokenizer
+
+
+def _build_new(config: ModelConfig, initial_bias: float | None) -> tuple[ClipModel, Tokenizer]:
+    """The model that a configuration names, as open_clip makes it."""
+    if config.architecture is None:
+        _check_name(config)
+        return _create(config.name, config, initial_bias)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = {"model_cfg": config.architecture, "preprocess_cfg": {}}
+        (Path(folder) / CONFIG).write_text(json.dumps(tree))
+        return _create(f"local-dir:{folder}", config, initial_bias)
 
 
 def _check_name(config: ModelConfig) -> None:
@@ -75,7 +88,7 @@ def _create(name: str, config: ModelConfig, initial_bias: float | None) -> tuple
     if config.embed_dim and not _has_weights(name, config):
         overrides["embed_dim"] = config.embed_dim
     try:
-        clip = open_clip.create_model(name, config.pretrained, **overrides)
+        clip = open_clip.create_model(name, config.pretrained, force_custom_text=config.is_twin, **overrides)
         tokenizer = open_clip.get_tokenizer(name)
         architecture = open_clip.get_model_config(name)
     except FileNotFoundError as error:

@@ -57,18 +57,33 @@ class ClipModel(nn.Module):
         output = {"logit_scale": self.clip.logit_scale.exp().squeeze()}
         if self.clip.logit_bias is not None:
             output["logit_bias"] = self.clip.logit_bias.squeeze()
-        # A process without rows runs a blank one and drops it: every process must take part in every backward pass.
         if images is not None:
-            rows = images if len(images) else images.new_zeros(1, *images.shape[1:])
-            output["image_features"] = self.encode_image(rows)[: len(images)]
+            output["image_features"] = self.encode_image(self._never_empty(images))[: len(images)]
         if tokens is not None:
-            rows = tokens if len(tokens) else tokens.new_zeros(1, self.clip.context_length)
-            output["text_features"] = self.encode_text(rows)[: len(tokens)]
+            output["text_features"] = self.encode_text(self._never_empty(tokens))[: len(tokens)]
         return output
+
+    def _never_empty(self, rows: Tensor) -> Tensor:
+        """A blank row where there is none: every process must take part in every backward pass."""
+        if len(rows):
+            return rows
+        return rows.new_zeros(1, *(rows.shape[1:] if rows.ndim == 4 else (self.clip.context_length,)))
+
+    def export_config(self) -> dict[str, Any]:
+        """What open_clip_config.json says of the model."""
+        kept = ("mean", "std", "interpolation", "resize_mode")
+        return {
+            "model_cfg": self.model_config,
+            "preprocess_cfg": {k: v for k, v in self.preprocess.items() if k in kept},
+        }
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) as the image tower takes them."""
+        return (images / 255 - self.mean) / self.std
 
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to unit-norm (N, D) float32."""
-        return F.normalize(self.clip.visual((images / 255 - self.mean) / self.std).float(), dim=-1)
+        return F.normalize(self.clip.visual(self.pixels(images)).float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """int64 (N, L) to unit-norm (N, D) float32; L below the context length if ``trims_captions``."""

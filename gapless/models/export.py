@@ -6,11 +6,12 @@ from pathlib import Path
 
 import open_clip
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gapless.errors import DataError
 from gapless.models.clip import SCALARS, ClipModel, Tokenizer
+from gapless.models.twin import TWIN, load_twin
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
@@ -29,9 +30,7 @@ def save_export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = model.clip.state_dict() if state is None else state
-    preprocess = {k: v for k, v in model.preprocess.items() if k in ("mean", "std", "interpolation", "resize_mode")}
-    tree = {"model_cfg": model.model_config, "preprocess_cfg": preprocess}
-    (folder / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(model.export_config(), indent=2) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors | {n: tensors[n].reshape([]) for n in SCALARS if n in tensors}, folder / WEIGHTS)
     hf_tokenizer = getattr(tokenizer, "tokenizer", None)
@@ -50,6 +49,9 @@ def load_export(folder: Path) -> tuple[ClipModel, Tokenizer]:
         if not (folder / file).is_file():
             raise DataError(f"{folder} has no {file}; gapless export RUN writes an export folder")
     try:
+        tree = json.loads((folder / CONFIG).read_text())
+        if TWIN in tree:
+            return load_twin(folder, tree[TWIN], load_file(folder / WEIGHTS)), open_clip.get_tokenizer(name)
         clip = open_clip.create_model(name)
         architecture = open_clip.get_model_config(name)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError, SafetensorError) as error:

@@ -6,7 +6,8 @@ import torch
 from gapless.config import AugmentationConfig, DataConfig
 from gapless.data import Place, build_eval_data, build_train_data
 from gapless.data.loader import epoch_order
-from gapless.data.pairs import Collate, FilePair, FileSource, PairDataset, SampleMaker
+from gapless.data.pairs import FilePair, FileSource
+from gapless.data.samples import Collate, PairDataset, SampleMaker
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import ConfigError
 from tests.data.pictures import picture
