@@ -1,7 +1,8 @@
 """Scores of a model on a data set. Each is a small object over a pure metric."""
 
+from gapless.eval.embeddings import load_pairs, save_pairs
 from gapless.eval.features import PairFeatures, embed_classes, embed_images, embed_pairs, embed_texts
-from gapless.eval.pairs import PairEvaluation
+from gapless.eval.pairs import PairEvaluation, build_pair_evaluation
 from gapless.eval.retrieval import retrieval_ranks, retrieval_recall
 from gapless.eval.simat import simat_score
 from gapless.eval.zero_shot import zero_shot_accuracy
@@ -9,12 +10,15 @@ from gapless.eval.zero_shot import zero_shot_accuracy
 __all__ = [
     "PairEvaluation",
     "PairFeatures",
+    "build_pair_evaluation",
     "embed_classes",
     "embed_images",
     "embed_pairs",
     "embed_texts",
+    "load_pairs",
     "retrieval_ranks",
     "retrieval_recall",
+    "save_pairs",
     "simat_score",
     "zero_shot_accuracy",
 ]

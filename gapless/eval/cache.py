@@ -9,7 +9,7 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gapless.data.pairs import BadSample
+from gapless.data.samples import BadSample
 from gapless.eval.features import ImageFeatures
 from gapless.models import ClipModel
 

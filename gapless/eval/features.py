@@ -18,7 +18,7 @@ from gapless.data import Place
 from gapless.data.images import BadSampleError
 from gapless.data.labelled import LabelledImages
 from gapless.data.loader import EvalData
-from gapless.data.pairs import BadSample, Transform
+from gapless.data.samples import BadSample, Transform
 from gapless.errors import DataError
 from gapless.models import Tokenizer
 

@@ -9,16 +9,46 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from gapless.data.emoji import ClassSet
-from gapless.data.loader import EvalData
+from gapless.config import Config
+from gapless.data import Place
+from gapless.data.emoji import ClassSet, emoji_classes
+from gapless.data.loader import EvalData, build_eval_data
+from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError
 from gapless.eval.features import Autocast, PairFeatures, embed_classes, embed_pairs
 from gapless.eval.retrieval import retrieval_recall
 from gapless.eval.zero_shot import zero_shot_accuracy
 from gapless.geometry import gap_metrics
-from gapless.models import Tokenizer
+from gapless.models import ClipModel, Tokenizer
 
 logger = logging.getLogger(__name__)
+
+
+def build_pair_evaluation(
+    config: Config, model: ClipModel, tokenizer: Tokenizer, split: str | None = None, prefix: str = "val"
+) -> "PairEvaluation":
+    """The evaluation that a run does while it trains.
+
+    Args:
+        config: of the run.
+        model: for its preprocessing.
+        tokenizer: the model's.
+        split: of the data; None for eval.split.
+        prefix: of the pair metrics' names.
+    """
+    state, towers = PartialState(), config.model.towers
+    data = build_eval_data(
+        config.data,
+        config.eval.batch_size,
+        model.preprocess,
+        CaptionTokenizer(tokenizer, model.trims_captions),
+        Place(state.process_index, state.num_processes),
+        split or config.eval.split,
+        config.seed,
+        towers,
+    )
+    has_classes = config.eval.zero_shot and config.data.source == "emoji" and towers == "image-text"
+    return PairEvaluation(data, tokenizer, emoji_classes() if has_classes else {}, prefix, config.data.max_bad_fraction)
 
 
 class PairEvaluation:
@@ -42,6 +72,8 @@ class PairEvaluation:
     ) -> None:
         self.data, self.tokenizer, self.classes = data, tokenizer, dict(classes or {})
         self.prefix, self.max_bad_fraction = prefix, max_bad_fraction
+        self.features: PairFeatures | None = None
+        """What :meth:`run` embedded last."""
 
     def run(
         self, model: nn.Module, autocast: Autocast = nullcontext, poll: Callable[[], None] = lambda: None
@@ -53,7 +85,8 @@ class PairEvaluation:
         Raises:
             DataError: too few usable pairs or too many bad ones.
         """
-        return self.score(model, embed_pairs(model, self.data, autocast, poll), autocast)
+        self.features = embed_pairs(model, self.data, autocast, poll)
+        return self.score(model, self.features, autocast)
 
     def score(self, model: nn.Module, features: PairFeatures, autocast: Autocast = nullcontext) -> dict[str, float]:
         """The metrics of :meth:`run` for features that are there already."""

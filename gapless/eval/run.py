@@ -11,7 +11,7 @@ from accelerate import Accelerator, PartialState
 from torch import nn
 
 from gapless.config import DataConfig, EvalPlan, load_config
-from gapless.data import Place, build_eval_data, build_source
+from gapless.data import build_source
 from gapless.data.emoji import emoji_classes
 from gapless.data.labelled import PAPER_SETS, build_labelled, shard_paths
 from gapless.data.shards import ShardSource
@@ -21,7 +21,7 @@ from gapless.eval.choices import evaluate_selection, evaluate_vqa, load_aokvqa, 
 from gapless.eval.features import Autocast
 from gapless.eval.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.interpolate import set_between
-from gapless.eval.pairs import PairEvaluation
+from gapless.eval.pairs import build_pair_evaluation
 from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
 from gapless.eval.suite import EmbeddedPairs, Suite
@@ -199,11 +199,7 @@ def _own_validation(suite: Suite, run: Path | None) -> Result:
     if run is None or not (run / "config.yaml").is_file():
         raise DataError("--datasets: val needs a run's folder with its config.yaml")
     config = load_config(run / "config.yaml")
-    state = PartialState()
-    place = Place(state.process_index, state.num_processes)
-    data = build_eval_data(config.data, config.eval.batch_size, suite.loaded.model.preprocess, suite.tokenize, place)
-    classes = emoji_classes() if config.data.source == "emoji" and config.eval.zero_shot else {}
-    evaluation = PairEvaluation(data, suite.loaded.tokenizer, classes, max_bad_fraction=config.data.max_bad_fraction)
+    evaluation = build_pair_evaluation(config, suite.loaded.model, suite.loaded.tokenizer)
     scores = evaluation.run(suite.model)
     number = int(scores["val/num_samples"])
     return Result("val", "pairs", scores, suite.loaded.name, suite.loaded.pretrained, num_samples=number)

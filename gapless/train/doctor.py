@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from gapless.config import Config
-from gapless.data import Batch, Place, build_eval_data, build_source, build_train_data
+from gapless.data import Batch, Place, build_source, build_train_data
 from gapless.data.loader import StreamTrainData
 from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError, GaplessError
-from gapless.models import ClipModel, build_model
+from gapless.eval import build_pair_evaluation
+from gapless.models import ClipModel, Tokenizer, build_model
 from gapless.rules import check_config
 from gapless.train.run import build_objective, run_folder
 
@@ -52,7 +54,7 @@ def examine(config: Config) -> list[Check]:
     tokenize = CaptionTokenizer(tokenizer, model.trims_captions)
     note("model", lambda: _model(model))
     note("training data", lambda: _training_data(config, model, tokenize, place))
-    note("validation data", lambda: _validation_data(config, model, tokenize, place))
+    note("validation data", lambda: _validation_data(config, model, tokenizer))
     note("disk", lambda: _disk(config, model))
     return checks
 
@@ -87,15 +89,15 @@ def _pairs(config: Config, split: str) -> str:
 
 
 def _training_data(config: Config, model: ClipModel, tokenize: CaptionTokenizer, place: Place) -> str:
-    data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place)
+    data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place, config.model.towers)
     told = f"{data.num_samples} pairs, {data.steps_per_epoch} steps an epoch; {_first_batch(data.batches(0, 1))}"
     if isinstance(data, StreamTrainData):
         told += f"; {len(data.stream.shards)} shards for {place.world} process(es) with {config.data.workers} workers"
     return told
 
 
-def _validation_data(config: Config, model: ClipModel, tokenize: CaptionTokenizer, place: Place) -> str:
-    data = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, place)
+def _validation_data(config: Config, model: ClipModel, tokenizer: Tokenizer) -> str:
+    data = build_pair_evaluation(config, model, tokenizer).data
     return f"{data.num_samples if data.num_samples >= 0 else 'a stream of'} pairs; {_first_batch(data.batches())}"
 
 
@@ -104,9 +106,15 @@ def _first_batch(batches: Iterable[Batch]) -> str:
     left_out = f"{len(batch.bad)} left out, first {batch.bad[0].key}: {batch.bad[0].detail}" if batch.bad else ""
     if not len(batch.images):
         raise DataError(f"data: the first batch has no usable pair; {left_out}")
-    n, _, height, width = batch.images.shape
-    told = f"first batch: {n} images of {height} x {width}, captions of up to {batch.tokens.shape[1]} tokens"
+    told = f"first batch: {_sides(batch.images)} and {_sides(batch.tokens)}"
     return f"{told}; {left_out}" if left_out else told
+
+
+def _sides(rows: Tensor) -> str:
+    """What one side of a batch holds."""
+    if rows.ndim == 4:
+        return f"{len(rows)} images of {rows.shape[2]} x {rows.shape[3]}"
+    return f"{len(rows)} captions of up to {rows.shape[1]} tokens"
 
 
 def _disk(config: Config, model: ClipModel) -> str:

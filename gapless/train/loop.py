@@ -61,6 +61,8 @@ class Parts:
     tracker: Tracker
     average: WeightAverage | None
     stop: StopFlag
+    keep_embeddings: Callable[[int], None]
+    """Stores what was evaluated after an epoch."""
     progress: Progress = field(default_factory=Progress)
     last_saved: tuple[int, float] = (-1, 0.0)
     """Step and time of the last checkpoint."""
@@ -216,7 +218,8 @@ def at_epoch_boundary(parts: Parts) -> None:
     progress, config = parts.progress, parts.config
     epoch = progress.step // parts.data.steps_per_epoch
     last = progress.step == parts.total
-    evaluate = last or epoch % config.eval.every_epochs == 0
+    keep = epoch in config.eval.keep_embeddings or (last and -1 in config.eval.keep_embeddings)
+    evaluate = last or keep or epoch % config.eval.every_epochs == 0
     if (
         progress.step
         and (evaluate or epoch % config.checkpoint.every_epochs == 0)
@@ -232,6 +235,8 @@ def at_epoch_boundary(parts: Parts) -> None:
             # Unwrapped: DDP would broadcast buffers in each forward pass, and processes may have unequally many.
             model = unwrap(parts.accelerator, parts.model)
             values |= evaluation.run(model, parts.accelerator.autocast, lambda: poll(parts))
+    if keep:
+        parts.keep_embeddings(epoch)
     values["val/seconds"] = round(time.monotonic() - started, 3)
     parts.tracker.log(progress.step, epoch, progress.samples, values)
     if parts.accelerator.is_main_process:

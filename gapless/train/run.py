@@ -3,25 +3,25 @@
 import importlib.util
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors.torch import load_file
 
-from gapless.config import Config, EvalPlan, config_hash, flatten
-from gapless.data import Place, build_eval_data, build_train_data
-from gapless.data.emoji import emoji_classes
+from gapless.config import Config, EvalPlan, config_hash, flatten, with_changes
+from gapless.data import Place, build_train_data
 from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import ConfigError, DataError
-from gapless.eval import PairEvaluation
+from gapless.eval import PairEvaluation, build_pair_evaluation, embed_pairs, save_pairs
 from gapless.eval.run import PlanEvaluation
 from gapless.losses import PRESETS, Objective
-from gapless.models import ClipModel, Tokenizer, build_model, load_export, save_export
+from gapless.models import ClipModel, Tokenizer, TwinModel, build_model, load_export, save_export
 from gapless.rules import check_config
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
 from gapless.train.gather import Processes
@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.", "data.workers")
 """Keys that do not touch the numbers of a run, so that it continues with others."""
+EMBEDDINGS = "embeddings"
+"""Folder of the embeddings that a run keeps."""
+GAP_PAIRS = 4096
+"""Training pairs that the removal of the initial gap is fitted on, at most."""
 PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -139,8 +143,8 @@ def build_parts(
     _freeze_unused(model, objective)
     tokenize = CaptionTokenizer(tokenizer, trim=model.trims_captions)
     with accelerator.main_process_first():  # one process indexes shards
-        data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place)
-        val = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, place)
+        data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place, config.model.towers)
+        pairs = build_pair_evaluation(config, model, tokenizer)
     if config.train.compile:
         _compile(model)
     if accelerator.distributed_type == DistributedType.FSDP:
@@ -148,14 +152,15 @@ def build_parts(
     torch.manual_seed(config.seed + accelerator.process_index)
     # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
-    clip = unwrap(accelerator, prepared).clip
+    clip = unwrap(accelerator, prepared)
     total = config.train.epochs * data.steps_per_epoch
-    average = WeightAverage(clip.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
+    average = WeightAverage(clip.clip.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
     if checkpoint:
         load_optimizer(checkpoint, accelerator, prepared, optimizer, average)
         if accelerator.scaler is not None and progress.scaler:
             accelerator.scaler.load_state_dict(progress.scaler)
-    classes = emoji_classes() if config.data.source == "emoji" and config.eval.zero_shot else {}
+    elif isinstance(clip, TwinModel) and config.model.initial_gap != "keep":
+        _remove_gap(config, clip, tokenizer)
     return Parts(
         config=config,
         accelerator=accelerator,
@@ -168,19 +173,33 @@ def build_parts(
             accelerator,
             config.train.micro_batch_size,
             config.loss.duplicates == "mask",
-            Schedule(config.loss.terms, config.model.temperature, unwrap(accelerator, prepared), total).begin,
+            Schedule(config.loss.terms, config.model.temperature, clip, total).begin,
         ),
         data=data,
-        evaluations=[
-            PairEvaluation(val, tokenizer, classes, max_bad_fraction=config.data.max_bad_fraction),
-            *_further_evaluations(config, tokenizer, accelerator),
-        ],
+        evaluations=[pairs, *_further_evaluations(config, tokenizer, accelerator)],
+        keep_embeddings=partial(_keep_embeddings, folder / EMBEDDINGS, pairs),
         checkpoints=Checkpoints(folder / "checkpoints", accelerator, config.checkpoint.keep_last),
         tracker=Tracker(folder, accelerator, progress.metrics_offset),
         average=average,
         stop=stop,
         progress=progress,
     )
+
+
+def _remove_gap(config: Config, model: TwinModel, tokenizer: Tokenizer) -> None:
+    """Move the second tower's features onto the first's, as fitted on training pairs."""
+    few = with_changes(config, data={"train_samples": min(config.data.train_samples or GAP_PAIRS, GAP_PAIRS)})
+    found = embed_pairs(model, build_pair_evaluation(few, model, tokenizer, "train").data)
+    how = config.model.initial_gap
+    assert how != "keep"
+    model.remove_gap(found.image, found.text, how)
+    logger.info("initial gap removed (%s, fitted on %d training pairs)", how, len(found.image))
+
+
+def _keep_embeddings(folder: Path, evaluation: PairEvaluation, epoch: int) -> None:
+    """Store what was just evaluated."""
+    if evaluation.features is not None and PartialState().is_main_process:
+        save_pairs(evaluation.features, evaluation.data, folder / f"epoch_{epoch:05d}.safetensors")
 
 
 def _further_evaluations(config: Config, tokenizer: Tokenizer, accelerator: Accelerator) -> list[PlanEvaluation]:
