@@ -1,6 +1,18 @@
-"""Numbers and embeddings as tables and figures that people read."""
+"""Numbers and embeddings as tables, figures and pages that people read."""
 
 from gapless.report.figures import embedding_maps
-from gapless.report.tables import Column, markdown_table, terminal_table
+from gapless.report.page import write_report
+from gapless.report.runs import RunRecord, load_run
+from gapless.report.tables import Cell, Column, Table, best_row, score_table
 
-__all__ = ["Column", "embedding_maps", "markdown_table", "terminal_table"]
+__all__ = [
+    "Cell",
+    "Column",
+    "RunRecord",
+    "Table",
+    "best_row",
+    "embedding_maps",
+    "load_run",
+    "score_table",
+    "write_report",
+]

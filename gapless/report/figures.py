@@ -1,15 +1,23 @@
-"""Figures of embeddings, drawn with matplotlib."""
+"""Figures for papers, drawn with matplotlib."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
+
+from gapless.report.panels import Panel, style
 
 IMAGE_COLOR, TEXT_COLOR = "#0072B2", "#D55E00"
 """Okabe and Ito's blue and vermilion, which colour-blind readers tell apart."""
+
+PER_ROW = 4
+"""Charts beside each other."""
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+"""matplotlib's names of plotly's."""
 
 Clouds = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -23,11 +31,12 @@ def embedding_maps(clouds: Clouds, captions: Mapping[str, str], path: Path, link
         path: of the picture; its ending decides the format.
         links: pairs that are joined by a line.
     """
+    width = min(len(clouds), PER_ROW)
+    height = -(-len(clouds) // width)
     with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": "0.8"}):
-        figure = Figure(figsize=(3.3 * len(clouds), 3.9), layout="constrained")
-        for axes, (name, (images, texts)) in zip(
-            figure.subplots(1, len(clouds), squeeze=False)[0], clouds.items(), strict=True
-        ):
+        figure = Figure(figsize=(3.3 * width, 0.5 + 3.4 * height), layout="constrained")
+        places = figure.subplots(height, width, squeeze=False).flat
+        for axes, (name, (images, texts)) in zip(places, clouds.items(), strict=False):
             points = torch.cat([images, texts]).double()
             centred = points - points.mean(dim=0)
             # The eigenvectors of the covariance; the largest eigenvalues come last.
@@ -46,5 +55,37 @@ def embedding_maps(clouds: Clouds, captions: Mapping[str, str], path: Path, link
             axes.set_xlabel(captions.get(name, ""))
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, markerscale=1.8)
+        for unused in places:
+            unused.axis("off")
         path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> None:
+    """Charts side by side, with one legend for all.
+
+    Args:
+        panels: at least one.
+        path: of the picture; its ending decides the format.
+    """
+    width = min(len(panels), PER_ROW)
+    height = -(-len(panels) // width)
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(3.3 * width, 0.4 + 2.6 * height), layout="constrained")
+        places = iter(figure.subplots(height, width, squeeze=False).flat)
+        named: dict[str, Line2D] = {}
+        for panel, axes in zip(panels, places, strict=False):
+            for series in panel.series:
+                color, dash = style(series.style)
+                look = {"color": color, "linestyle": DASHES[dash], "linewidth": 1.3}
+                (line,) = axes.plot(series.x, series.y, marker="o" if len(series.x) == 1 else None, **look)
+                named.setdefault(series.name, line)
+                if series.filled:
+                    axes.fill_between(series.x, series.y, color=color, alpha=0.25, linewidth=0)
+            axes.set(title=panel.title, xlabel=panel.x_title, ylim=panel.y_range)
+        for unused in places:
+            unused.axis("off")
+        if len(named) > 1:
+            ncols = min(len(named), 2 * width)
+            figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=ncols, frameon=False)
         figure.savefig(path, dpi=150)

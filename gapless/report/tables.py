@@ -1,11 +1,14 @@
-"""Tables of metrics: for the terminal and as Markdown, the best value of a column marked."""
+"""Tables for people: in the terminal, as Markdown, and as LaTeX with booktabs; the best value of a column is marked."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
+
+LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "→": r"$\to$"} | {c: f"\\{c}" for c in "&%$#_{}"}
 
 
 class Column(NamedTuple):
@@ -15,6 +18,66 @@ class Column(NamedTuple):
     title: str
     better: str = ""
     """``high``, ``low``, or empty where neither is better."""
+
+
+class Cell(NamedTuple):
+    """What stands in a table."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Header and rows; the first cell of a row is its name."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The table alone, without its title."""
+        lines = [list(self.header), ["---", *("---:" for _ in self.header[1:])]]
+        lines += [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def latex(self) -> str:
+        """A table environment that needs the package booktabs."""
+        head = " & ".join(_latex(text) for text in self.header)
+        body = [
+            " & ".join(rf"\textbf{{{_latex(c.text)}}}" if c.best else _latex(c.text) for c in row) + r" \\"
+            for row in self.rows
+        ]
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+            r"\toprule",
+            rf"{head} \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_latex(f'{self.title}. {self.note}'.strip())}}}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def terminal(self) -> RichTable:
+        """For rich's console."""
+        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+        for k, title in enumerate(self.header):
+            # Broken by hand, so that seven metrics fit on 80 columns and rich cuts no word.
+            lines = textwrap.wrap(title, 10, break_long_words=False)
+            table.add_column("\n".join(lines), justify="right" if k else "left")
+        for row in self.rows:
+            table.add_row(*(f"[bold]{cell.text}[/]" if cell.best else cell.text for cell in row))
+        return table
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in text)
 
 
 Rows = Mapping[str, Mapping[str, float]]
@@ -28,27 +91,14 @@ def best_row(rows: Rows, column: Column) -> str | None:
     return (max if column.better == "high" else min)(values, key=lambda name: values[name])
 
 
-def _cell(scores: Mapping[str, float], column: Column) -> str:
-    return f"{scores[column.metric]:.3f}" if column.metric in scores else "-"
+def score_table(rows: Rows, columns: Sequence[Column], title: str, compared: Sequence[str] | None = None) -> Table:
+    """Scores by row and metric; the best of the ``compared`` rows (all, if None) is marked in each column."""
+    chosen = {name: rows[name] for name in (compared or rows)}
+    best = {c: best_row(chosen, c) if len(chosen) > 1 else None for c in columns}
 
+    def cell(name: str, column: Column) -> Cell:
+        value = rows[name].get(column.metric)
+        return Cell("-" if value is None else f"{value:.3f}", best[column] == name)
 
-def terminal_table(rows: Rows, columns: Sequence[Column], title: str, compared: Sequence[str]) -> Table:
-    """A rich table; the best of the ``compared`` rows is bold in each column."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    table.add_column("")
-    best = {c: best_row({n: rows[n] for n in compared}, c) for c in columns}
-    for column in columns:
-        # Broken by hand, so that seven metrics fit on 80 columns and rich cuts no word.
-        table.add_column("\n".join(textwrap.wrap(column.title, 10, break_long_words=False)), justify="right")
-    for name, scores in rows.items():
-        table.add_row(name, *(f"[bold]{_cell(scores, c)}[/]" if best[c] == name else _cell(scores, c) for c in columns))
-    return table
-
-
-def markdown_table(rows: Rows, columns: Sequence[Column], compared: Sequence[str]) -> str:
-    """The same table in Markdown."""
-    best = {c: best_row({n: rows[n] for n in compared}, c) for c in columns}
-    lines = [["", *(c.title for c in columns)], ["---", *("---:" for _ in columns)]]
-    for name, scores in rows.items():
-        lines.append([name, *(f"**{_cell(scores, c)}**" if best[c] == name else _cell(scores, c) for c in columns)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    lines = [[Cell(name), *(cell(name, column) for column in columns)] for name in rows]
+    return Table(title, ["", *(column.title for column in columns)], lines)

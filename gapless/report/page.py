@@ -1,0 +1,194 @@
+"""The report of some runs: one page that needs no network, and the same as Markdown, LaTeX and figures for papers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from gapless import __version__
+from gapless.errors import DataError
+from gapless.eval import PairFeatures
+from gapless.eval.results import comparison, load_results
+from gapless.report.figures import draw_panels, embedding_maps
+from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
+from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
+from gapless.report.runs import RunRecord, differences
+from gapless.report.tables import Cell, Column, Table, score_table
+
+ASSETS = files("gapless.report") / "assets"
+CSS = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "double"}
+"""Style sheets' names of plotly's dashes."""
+FINAL = (
+    Column("val/centroid_distance", "centroid distance", "low"),
+    Column("val/linear_separability", "linear separability", "low"),
+    Column("val/uniformity", "uniformity", "low"),
+    Column("val/alignment", "alignment", "low"),
+    Column("val/image_retrieval_recall@1", "T→I R@1", "high"),
+    Column("val/text_retrieval_recall@1", "I→T R@1", "high"),
+)
+
+
+def write_report(
+    runs: Sequence[RunRecord], output: Path, title: str | None = None, tables: Sequence[Table] = ()
+) -> list[Path]:
+    """Write OUTPUT (a page), and beside it the same as .md, .tex and a folder of figures as .pdf and .png.
+
+    Args:
+        runs: at least one; their colours follow their order.
+        output: the page, ending in .html.
+        title: of the page; None names the runs.
+        tables: that come first.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: no run.
+    """
+    if not runs:
+        raise DataError("report: there is no run to show")
+    runs = _distinct(runs)
+    title = title or ("Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
+    found = [each for each in map(load_embedded, runs) if each]
+    panels = list(curves(runs))
+    names = [run.name for run in runs]
+    lasts = {each.run.name: each.last for each in found}
+    sections = {
+        "Curves": panels,
+        "Cumulative explained variance": variance(lasts, names) if found else [],
+        "Cosines": [cosines(name, features) for name, features in lasts.items()],
+    }
+    shown = [*tables, final_table(runs), *_result_tables(runs)]
+    setup, notes = setup_table(runs), [f"{run.name}: {note}" for run in runs for note in run.notes]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    page = _page(title, runs, found, sections, shown, setup, notes)
+    temporary = output.with_name(f".tmp_{output.name}")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(output)
+    figures = _figures(output.with_name(f"{output.stem}_figures"), sections, lasts)
+    listed = "".join(f"![{path.stem}]({path.parent.name}/{path.name})\n\n" for path in figures if path.suffix == ".png")
+    parts = [f"## {t.title}\n\n{t.markdown()}\n{t.note}\n" for t in (*shown, setup)]
+    told = "".join(f"> {note}\n\n" for note in notes)
+    output.with_suffix(".md").write_text(f"# {title}\n\n{told}" + "\n".join(parts) + f"\n## Figures\n\n{listed}")
+    output.with_suffix(".tex").write_text("\n".join(table.latex() for table in shown))
+    return [output, output.with_suffix(".md"), output.with_suffix(".tex"), *figures]
+
+
+def _distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs of the same name get their folder's path for a name."""
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.folder)
+    return list(runs)
+
+
+def final_table(runs: Sequence[RunRecord]) -> Table:
+    """The last value of the main metrics; nothing is best where runs were evaluated on different data."""
+    rows = {run.name: {c.metric: run.curve(c.metric)[-1][1] for c in FINAL if run.curve(c.metric)} for run in runs}
+    columns = [c for c in FINAL if any(c.metric in scores for scores in rows.values())]
+    epochs = {run.name: run.rows[-1]["epoch"] for run in runs}
+    data = {run.name: run.data for run in runs}
+    if len(set(data.values())) == 1:
+        table = score_table(rows, columns, "Last evaluation")
+        note = f"Evaluated pairs: {runs[0].data}." if runs[0].data else ""
+    else:
+        table = score_table(rows, [c._replace(better="") for c in columns], "Last evaluation")
+        note = "These runs were evaluated on different data: their numbers cannot be compared, and none is marked."
+        lines = [[*line, Cell(data[line[0].text])] for line in table.rows]
+        table = Table(table.title, [*table.header, "evaluated pairs"], lines)
+    lines = [[*line, Cell(f"{epochs[line[0].text]:g}")] for line in table.rows]
+    return Table(table.title, [*table.header, "epoch"], lines, note)
+
+
+def _result_tables(runs: Sequence[RunRecord]) -> list[Table]:
+    """What gapless eval left in the runs' folders, for what all of those with results were scored at."""
+    found = {run.name: load_results(run.folder) for run in runs if any((run.folder / "results").glob("*.json"))}
+    rows = [[Cell(name), *(Cell(f"{v:.4f}") for v in values.values())] for name, values in comparison(found).items()]
+    return [Table("Evaluations", ["data set, task, metric", *found], rows)] if rows else []
+
+
+def setup_table(runs: Sequence[RunRecord]) -> Table:
+    """Where the runs' configurations differ; for a single run all of it that a reader asks for first."""
+    if len(runs) == 1:
+        parts = ("data.source", "data.batch_size", "model.", "loss.", "optim.lr", "train.epochs", "seed")
+        values = {k: [v] for k, v in runs[0].config.items() if k.startswith(parts)}
+    else:
+        values = differences(list(runs))
+    rows = [[Cell(key), *(Cell("-" if v is None else str(v)) for v in each)] for key, each in values.items()]
+    without = [run.name for run in runs if not run.config]
+    note = f"No config.yaml: {', '.join(without)}." if without else "" if rows else "The configurations are the same."
+    title = "Configuration" if len(runs) == 1 else "Where the configurations differ"
+    return Table(title, ["", *(run.name for run in runs)], rows, note)
+
+
+def _page(
+    title: str,
+    runs: Sequence[RunRecord],
+    found: Sequence[Embedded],
+    sections: dict[str, list[Panel]],
+    tables: Sequence[Table],
+    setup: Table,
+    notes: Sequence[str],
+) -> str:
+    import plotly.offline
+
+    gallery = Gallery()
+    charts: dict[str, Any] = {}
+    shown: list[dict[str, Any]] = []
+    for number, (told, panels) in enumerate(sections.items()):
+        listed = [{"title": panel.title, "id": f"{number}-{k}"} for k, panel in enumerate(panels)]
+        charts |= {chart["id"]: as_plotly(panel) for chart, panel in zip(listed, panels, strict=True)}
+        first = sum(panel.title in MAIN for panel in panels) or len(listed)
+        if listed:
+            shown.append({"title": told, "charts": listed[:first], "folded": listed[first:]})
+    maps = [embedding_map(each, gallery) for each in found]
+    examples = [
+        {
+            "name": each.run.name,
+            "by_text": [asdict(e) for e in retrieval_examples(each, gallery, by_text=True)],
+            "by_image": [asdict(e) for e in retrieval_examples(each, gallery, by_text=False)],
+        }
+        for each in found
+        if each.run.config.get("model.towers", "image-text") == "image-text"
+    ]
+    content = {"charts": charts, "maps": maps, "pictures": gallery.pictures, "captions": gallery.captions}
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((ASSETS / "page.html.j2").read_text(encoding="utf-8")).render(
+        title=title,
+        version=__version__,
+        runs=[{"name": run.name, "color": style(k)[0], "dash": CSS[style(k)[1]]} for k, run in enumerate(runs)],
+        tables=tables,
+        setup=setup,
+        notes=notes,
+        sections=shown,
+        maps=[m["run"] for m in maps],
+        points=POINTS,
+        examples=[each for each in examples if each["by_text"]],
+        css=(ASSETS / "page.css").read_text(encoding="utf-8"),
+        js=(ASSETS / "page.js").read_text(encoding="utf-8"),
+        plotly=plotly.offline.get_plotlyjs(),
+        # Inside a script element only its end tag has a meaning.
+        content=json.dumps(content, allow_nan=False).replace("</", "<\\/"),
+    )
+
+
+def _figures(folder: Path, sections: dict[str, list[Panel]], lasts: dict[str, PairFeatures]) -> list[Path]:
+    """The main curves, the variance and the cosines, and a map of each run, as .pdf and .png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for told, panels in sections.items():
+        chosen = [panel for panel in panels if panel.title in MAIN] or panels
+        for suffix in (".pdf", ".png") if chosen else ():
+            path = folder / f"{told.lower().replace(' ', '_')}{suffix}"
+            draw_panels(chosen, path)
+            written.append(path)
+    for suffix in (".pdf", ".png") if lasts else ():
+        path = folder / f"maps{suffix}"
+        embedding_maps({name: (f.image, f.text) for name, f in lasts.items()}, {}, path)
+        written.append(path)
+    return written

@@ -1,0 +1,105 @@
+"""What a run left behind, as reports read it."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gapless.config import flatten
+from gapless.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass
+class RunRecord:
+    """A run's configuration, its metrics, and the embeddings that it kept."""
+
+    name: str
+    folder: Path
+    config: Row
+    """By flat keys; empty if the run has none."""
+    rows: list[Row]
+    """Lines of metrics.jsonl."""
+    embeddings: dict[int, Path] = field(default_factory=dict)
+    """Files by epoch."""
+    notes: list[str] = field(default_factory=list)
+    """What readers should know: a half-written last line, for example."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of everything logged, in order of appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row if "/" in name))
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """(epoch, value) wherever the metric was logged."""
+        return [(float(r["epoch"]), float(r[metric])) for r in self.rows if r.get(metric) is not None]
+
+    def ends(self, metric: str) -> tuple[float, float]:
+        """First and last value.
+
+        Raises:
+            DataError: it was never logged.
+        """
+        values = [value for _, value in self.curve(metric)]
+        if not values:
+            raise DataError(f"{self.folder}/metrics.jsonl has no {metric}")
+        return values[0], values[-1]
+
+    @property
+    def data(self) -> str:
+        """What the run was evaluated on, so that runs of different data can be told apart."""
+        keys = ("data.source", "data.path", "data.val_path", "data.val_captions", "data.val_samples", "eval.split")
+        return ", ".join(str(self.config[key]) for key in keys if self.config.get(key) is not None)
+
+
+def load_run(folder: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        DataError: there is no such folder, no metrics.jsonl, or a line in the middle of it that is broken.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{folder} is no run: {path.name} cannot be read ({error.strerror})") from None
+    rows, notes = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_row(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise DataError(f"{path}, line {number}: {error}") from None
+            notes.append(f"the last line of {path.name} is half-written and left out")
+            logger.warning("%s: %s", folder, notes[-1])
+    if not rows:
+        raise DataError(f"{path} has no metrics yet; the first are written before the first step")
+    embeddings = {int(p.stem.removeprefix("epoch_")): p for p in sorted((folder / "embeddings").glob("epoch_*"))}
+    return RunRecord(folder.resolve().name, folder, _config(folder), rows, embeddings, notes)
+
+
+def _row(line: str) -> Row:
+    row = json.loads(line)
+    if not isinstance(row, dict) or "epoch" not in row:
+        raise ValueError("not an object with an epoch")
+    return row
+
+
+def _config(folder: Path) -> Row:
+    try:
+        return flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+    except (OSError, yaml.YAMLError, AttributeError):
+        return {}
+
+
+def differences(runs: list[RunRecord]) -> dict[str, list[Any]]:
+    """Keys of the configurations whose values are not the same in all runs, with the values; names aside."""
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    values = {key: [run.config.get(key) for run in runs] for key in keys if key not in ("name", "output")}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
