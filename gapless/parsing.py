@@ -17,18 +17,23 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
 
     Args:
         parser: made with ``exit_on_error=False``.
-        arguments: as typed; wandb's ``--key=None`` counts as ``--key=null``.
+        arguments: as typed; wandb's ``--key=None`` counts as ``--key=null``, and ``--no-cache`` as ``--no_cache``.
 
     Raises:
         ConfigError: one line that names the key.
     """
-    given = [re.sub(r"=None$", "=null", a) if a.startswith("--") else a for a in arguments]
+    given = [_as_named(a) if a.startswith("--") else a for a in arguments]
     try:
         return parser.instantiate(parser.parse_args(given))
     except SystemExit:  # --help and --print_config
         raise
     except Exception as error:
         raise ConfigError(_one_line(str(error), [action.dest for action in parser._actions])) from error
+
+
+def _as_named(option: str) -> str:
+    name, equals, value = option.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{'null' if value == 'None' else value}"
 
 
 def _one_line(message: str, keys: list[str]) -> str:

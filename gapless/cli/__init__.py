@@ -158,21 +158,79 @@ def _export(arguments: Any) -> None:
     print(f"{checkpoint.name} exported to {output}; open_clip loads it as local-dir:{output}")
 
 
-# --- reproduce ---------------------------------------------------------------------------------------------------
+# --- report, reproduce -------------------------------------------------------------------------------------------
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, help="Folders of runs.")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page; .md and .tex beside it.")
+    parser.add_argument("--title", type=str, default=None, help="Title of the page.")
+
+
+def _report_runs(arguments: Any) -> None:
+    from gapless.report import load_run, write_report
+
+    if arguments.output.suffix != ".html":
+        raise ConfigError(f"--output: {arguments.output} must end in .html")
+    written = write_report([load_run(run) for run in arguments.runs], arguments.output, arguments.title)
+    print(f"{written[0]}, {written[1].name}, {written[2].name} and {len(written) - 3} figures")
+
+
+def _sweep_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
+    parser.add_argument("--count", type=int, default=None, help="Runs in all; needed for random and bayes.")
+    parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
+    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
+
+
+def _sweep(arguments: Any) -> None:
+    from rich.console import Console
+
+    from gapless.reproduce.sweep import run_sweep
+
+    given = (arguments.file, arguments.jobs, arguments.count, arguments.record, arguments.allow_missing)
+    Console().print(run_sweep(*given).terminal())
+
+
+EXPERIMENTS = ("demo", "contrastive-gap")
 
 
 def _reproduce_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("experiment", type=str, help="demo: clip, cua and cuaxu from one start, on the embedded emoji.")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder of its runs, table and figure.")
-    parser.add_argument("--quick", action="store_true", help="Seconds instead of minutes; the numbers mean nothing.")
+    parser.add_argument(
+        "experiment", type=str, help="demo: clip, cua, cuaxu from one start. contrastive-gap: that paper's tables."
+    )
+    parser.add_argument("--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT.")
+    parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
+    parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
+    parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
+    parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
+    parser.add_argument("--jobs", type=int, default=None, help="Runs at a time; one on each GPU.")
+    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs of the grid failed.")
 
 
 def _reproduce(arguments: Any) -> None:
-    from gapless.reproduce.demo import run_demo
+    output = arguments.output or Path("runs") / arguments.experiment
+    if arguments.experiment not in EXPERIMENTS:
+        raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of {', '.join(EXPERIMENTS)}")
+    if arguments.experiment == "demo":
+        from gapless.reproduce.demo import run_demo
 
-    if arguments.experiment != "demo":
-        raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of demo")
-    run_demo(arguments.output, arguments.quick)
+        run_demo(output, arguments.quick)
+        return
+    from gapless.reproduce.contrastive_gap import reproduce
+
+    if arguments.edition not in ("emoji", "coco"):
+        raise ConfigError(f"--edition: {arguments.edition!r} is not one of emoji, coco")
+    reproduce(
+        output,
+        arguments.edition,
+        arguments.quick,
+        arguments.data_path,
+        arguments.root,
+        arguments.jobs,
+        arguments.allow_missing,
+    )
 
 
 VERBS = {
@@ -182,7 +240,9 @@ VERBS = {
     "gap": Verb("gap metrics of two embedding files, as JSON", _gap_arguments, _gap),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
-    "reproduce": Verb("run an experiment and print its table", _reproduce_arguments, _reproduce),
+    "sweep": Verb("run a sweep file of wandb without a server", _sweep_arguments, _sweep),
+    "report": Verb("write a page, tables and figures of runs", _report_arguments, _report_runs),
+    "reproduce": Verb("run an experiment and print its tables", _reproduce_arguments, _reproduce),
 }
 
 

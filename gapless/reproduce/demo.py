@@ -13,12 +13,9 @@ import torch
 from rich.console import Console
 
 from gapless.config import Config, config_file, load_config, with_changes
-from gapless.data import Place, build_eval_data
-from gapless.data.emoji import emoji_classes
-from gapless.data.tokens import CaptionTokenizer
-from gapless.eval import PairEvaluation, PairFeatures, embed_pairs
+from gapless.eval import PairFeatures, build_pair_evaluation, embed_pairs
 from gapless.models import load_export
-from gapless.report import Column, embedding_maps, markdown_table, terminal_table
+from gapless.report import Column, embedding_maps, load_run, score_table, write_report
 from gapless.train import run_training
 
 logger = logging.getLogger(__name__)
@@ -38,7 +35,7 @@ QUICK = {"data": {"train_samples": 128, "val_samples": 32, "batch_size": 64}, "t
 
 
 def run_demo(output: Path, quick: bool = False) -> dict[str, dict[str, float]]:
-    """Train, compare, and write table.md, results.json and embeddings.png.
+    """Train, compare, and write table.md, results.json, embeddings.png and report.html.
 
     Interrupted, it continues where it was; finished runs are not trained again.
 
@@ -68,14 +65,16 @@ def run_demo(output: Path, quick: bool = False) -> dict[str, dict[str, float]]:
         clouds[name] = (features.image, features.text)
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return rows
-    compared = list(rows)[1:]
-    (output / "table.md").write_text(markdown_table(rows, COLUMNS, compared))
-    (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    embedding_maps(clouds, {name: _caption(scores) for name, scores in rows.items()}, output / "embeddings.png")
     n = int(rows[START]["test/num_samples"])
     title = f"{n} held-out emoji, before and after fine-tuning; best objective in bold"
-    Console().print(terminal_table(rows, COLUMNS, title, compared))
-    logger.info("written: %s, %s, %s", output / "table.md", output / "results.json", output / "embeddings.png")
+    table = score_table(rows, COLUMNS, title, OBJECTIVES)
+    (output / "table.md").write_text(table.markdown())
+    (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    embedding_maps(clouds, {name: _caption(scores) for name, scores in rows.items()}, output / "embeddings.png")
+    runs = [load_run(folder) for folder in folders.values()]
+    write_report(runs, output / "report.html", "The contrastive gap on emoji", [table])
+    Console().print(table.terminal())
+    logger.info("written: table.md, results.json, embeddings.png; to look at: %s", output / "report.html")
     return rows
 
 
@@ -90,10 +89,8 @@ def evaluate_export(folder: Path, config: Config) -> tuple[dict[str, float], Pai
     """Scores and features of an exported model on the whole test split of the emoji data."""
     config = with_changes(config, data={"val_samples": None})
     model, tokenizer = load_export(folder)
-    tokenize = CaptionTokenizer(tokenizer, model.trims_captions)
-    data = build_eval_data(config.data, config.eval.batch_size, model.preprocess, tokenize, Place(), "test")
-    evaluation = PairEvaluation(data, tokenizer, emoji_classes(), prefix="test")
-    features = embed_pairs(model, data)
+    evaluation = build_pair_evaluation(config, model, tokenizer, "test", prefix="test")
+    features = embed_pairs(model, evaluation.data)
     return evaluation.score(model, features), features
 
 
