@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors.torch import load_file
 
-from gapless.config import Config, EvalPlan, config_hash, flatten, with_changes
+from gapless.config import Config, EvalPlan, config_hash, flatten, load_config, with_changes
 from gapless.data import Place, build_train_data
 from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
@@ -269,8 +269,8 @@ def refuse_changes(folder: Path, config: Config) -> None:
         ConfigError: names the keys that changed.
     """
     try:
-        old = flatten(yaml.safe_load((folder / CONFIG_FILE).read_text()))
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+        old = flatten(_plain(asdict(load_config(folder / CONFIG_FILE))))  # keys that it does not know yet have defaults
+    except (OSError, ConfigError) as error:
         raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); --fresh starts anew beside it") from None
     new = flatten(_plain(asdict(config)))
     streamed = config.data.source == "shards" and is_remote(str(config.data.path))

