@@ -1,12 +1,11 @@
-from gapless.report import Column, markdown_table
-from gapless.report.tables import best_row
+from gapless.report import Cell, Column, Table, best_row, score_table
 
 ROWS = {"start": {"gap": 0.0, "recall": 0.9}, "a": {"gap": 0.5, "recall": 0.25}, "b": {"gap": 0.25}}
 COLUMNS = (Column("gap", "gap", "low"), Column("recall", "R@1", "high"), Column("gap", "plain"))
 
 
 def test_the_best_of_the_compared_rows_is_bold():
-    assert markdown_table(ROWS, COLUMNS, compared=("a", "b")).splitlines() == [
+    assert score_table(ROWS, COLUMNS, "Scores", compared=("a", "b")).markdown().splitlines() == [
         "|  | gap | R@1 | plain |",
         "| --- | ---: | ---: | ---: |",
         "| start | 0.000 | 0.900 | 0.000 |",
@@ -15,6 +14,16 @@ def test_the_best_of_the_compared_rows_is_bold():
     ]
 
 
-def test_no_best_without_a_direction_or_values():
+def test_no_best_without_a_direction_values_or_a_rival():
     assert best_row(ROWS, COLUMNS[2]) is None
     assert best_row({"b": ROWS["b"]}, COLUMNS[1]) is None
+    assert "**" not in score_table({"b": ROWS["b"]}, COLUMNS, "Scores").markdown()
+
+
+def test_latex_is_booktabs_with_its_special_characters_escaped():
+    cells = [Cell("model_a"), Cell("0.5 ± 0.1", best=True), Cell("50 %")]
+    told = Table("Gap & recall", ["", "T→I", "#"], [cells], "n = 3.").latex()
+    assert r" & T$\to$I & \# \\" in told
+    assert r"model\_a & \textbf{0.5 $\pm$ 0.1} & 50 \% \\" in told
+    assert r"\caption{Gap \& recall. n = 3.}" in told
+    assert [told.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", "{lrr}")] == [1, 1, 1, 1]

@@ -1,0 +1,181 @@
+"""The page in a real browser."""
+
+import io
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gapless.report import load_run, write_report
+from tests.runs import TINY, run, tiny_config, write_config
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-background-networking", "--disable-sync"]
+
+if CHROMIUM is None and not os.environ.get("GAPLESS_NEEDS_BROWSER"):
+    pytest.skip("no Chromium on this machine", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run in three dimensions, evaluated before and after each epoch, and one in sixteen."""
+    output = tmp_path_factory.mktemp("runs")
+    folders = []
+    for name, dimension in (("sphere", 3), ("plain", 16)):
+        tree = tiny_config(output, name=name, model__architecture=TINY | {"embed_dim": dimension})
+        tree |= {"eval": {"keep_embeddings": [0, 1, 2]}, "checkpoint": {}}
+        run("train", "--config", str(write_config(tree, output / f"{name}.yaml")))
+        folders.append(output / name)
+    run("eval", str(folders[0]), "--datasets=[emoji]", "--tasks=[gap]", "--workers=0")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def report(runs):
+    path = runs[0].parent / "report.html"
+    write_report([load_run(folder) for folder in runs], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser, report):
+    """Opens the page, and fails if it said or fetched anything."""
+    pages = []
+
+    def open_page(**options):
+        page = browser.new_page(viewport={"width": options.pop("width", 1200), "height": 900}, **options)
+        wrong, fetched = [], []
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: fetched.append(request.url))
+        page.goto(report.as_uri())
+        page.wait_for_selector("html[data-ready=true]")
+        pages.append((page, wrong, fetched))
+        return page
+
+    yield open_page
+    for page, wrong, fetched in pages:
+        assert wrong == []
+        assert [url for url in fetched if not url.startswith(("file:", "data:", "blob:"))] == []
+        page.close()
+
+
+def colors(page, selector):
+    """How many different colours a part of the page shows."""
+    picture = Image.open(io.BytesIO(page.locator(selector).first.screenshot())).convert("RGB")
+    return len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0))
+
+
+def test_every_chart_is_drawn_when_it_comes_into_view(opened):
+    page = opened()
+    charts = page.locator("section > .grid [data-chart]")
+    assert charts.count() >= 8 + 3 + 2
+    for k in range(charts.count()):
+        charts.nth(k).scroll_into_view_if_needed()
+        charts.nth(k).locator("svg.main-svg").first.wait_for()
+    page.locator("details summary").first.click()
+    page.locator("details [data-chart] svg.main-svg").first.wait_for()
+    page.locator("#map-plane").scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    assert colors(page, "#map-plane") > 50
+    assert colors(page, "#map-space") > 50
+
+
+def test_the_slider_moves_the_points_and_the_sphere_turns(opened):
+    page = opened()
+    first = "() => Array.from(document.getElementById('map-plane').data[0].x)"
+    last = page.evaluate(first)
+    assert page.locator("#map-told").text_content().startswith("2: centroid distance")
+    page.locator("#map-epoch").fill("0")
+    assert page.locator("#map-told").text_content().startswith("0: centroid distance")
+    assert page.evaluate(first) != last
+    page.locator("#map-space").scroll_into_view_if_needed()
+    eye = "() => document.getElementById('map-space').layout.scene.camera.eye.x"
+    before = page.evaluate(eye)
+    page.wait_for_function(f"(before) => ({eye})() !== before", arg=before)
+    page.locator("#map-run").select_option("1")
+    assert page.evaluate("() => document.getElementById('map-space').data.length") == 2  # no globe around it
+
+
+def test_pointing_at_a_point_shows_its_picture_and_caption(opened):
+    page = opened(reduced_motion="reduce")
+    place = """() => {
+      const div = document.getElementById('map-plane'), at = div._fullLayout, box = div.getBoundingClientRect();
+      const x = at.xaxis.d2p(div.data[0].x[5]), y = at.yaxis.d2p(div.data[0].y[5]);
+      return [box.x + at.margin.l + x, box.y + at.margin.t + y];
+    }"""
+    page.locator("#map-plane").scroll_into_view_if_needed()
+    x, y = page.evaluate(place)
+    page.mouse.move(x - 3, y)
+    page.mouse.move(x, y, steps=3)
+    page.locator("#card:not([hidden])").wait_for()
+    caption = page.locator("#card span").text_content()
+    assert caption.endswith(("(image)", "(text)"))
+    assert len(caption) > 8
+    assert page.evaluate("() => document.querySelector('#card img').naturalWidth") > 30
+    page.mouse.move(2, 2)
+    page.locator("#card").wait_for(state="hidden")
+
+
+def test_retrieval_examples_have_pictures_and_mark_the_right_one(opened):
+    page = opened()
+    assert page.locator(".example").count() == 2 * 2 * 6
+    broken = "() => [...document.querySelectorAll('[data-picture]')].filter(i => !i.src.startsWith('data:')).length"
+    assert page.evaluate(broken) == 0
+    ranks = [int(text.split()[1]) for text in page.locator(".example small").all_text_contents()]
+    assert page.locator(".example .right").count() == sum(rank <= 5 for rank in ranks)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_follow_the_colour_scheme(opened, scheme):
+    page = opened(color_scheme=scheme)
+    ink = page.evaluate("() => document.getElementById('map-plane').layout.font.color")
+    assert ink == {"light": "#1c2126", "dark": "#e4e8eb"}[scheme]
+    paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 25, 29)"}[scheme]
+
+
+def test_it_fits_a_phone_and_prints(opened):
+    page = opened(width=390)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    page.emulate_media(media="print")
+    assert not page.locator(".controls").is_visible()
+    assert len(page.pdf()) > 50_000
+
+
+def test_tables_mark_the_best_and_names_are_escaped(runs, tmp_path):
+    record = load_run(runs[1])
+    record.name = "<b>bold</b>"
+    write_report([load_run(runs[0]), record], tmp_path / "r.html", title="A & B")
+    text = (tmp_path / "r.html").read_text()
+    assert "&lt;b&gt;bold&lt;/b&gt;" in text
+    assert "<b>bold" not in text.partition("<script")[0]
+    assert "<title>A &amp; B</title>" in text
+    assert '<td class="best">' in text
+    assert "emoji gap centroid_distance" in text  # of gapless eval
+    names = {p.name for p in (tmp_path / "r_figures").iterdir()}
+    assert {"curves.pdf", "curves.png", "maps.pdf", "cosines.png", "cumulative_explained_variance.pdf"} <= names
+    assert r"\toprule" in (tmp_path / "r.tex").read_text()
+    assert "![curves](r_figures/curves.png)" in (tmp_path / "r.md").read_text()
+
+
+def test_without_embeddings_or_data_there_is_still_a_page(runs, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    shutil.copy(runs[0] / "metrics.jsonl", folder)
+    told = run("report", str(folder), "--output", str(tmp_path / "bare.html"))
+    assert "bare.html, bare.md, bare.tex and 2 figures" in told
+    text = (tmp_path / "bare.html").read_text()
+    assert 'id="map-plane"' not in text
+    assert "val/centroid_distance" in text

@@ -1,0 +1,108 @@
+"""The grid from runs to tables, on models that train in seconds."""
+
+import json
+
+import pytest
+
+from gapless.config import EvalPlan, load_config, with_changes
+from gapless.reproduce import contrastive_gap
+from gapless.reproduce.contrastive_gap import Edition, reproduce
+from gapless.reproduce.grid import Member
+from gapless.reproduce.published import OBJECTIVES, TABLES
+from tests.runs import TINY, metrics, run, tiny_config, write_config
+
+TASKS = ["zero_shot", "retrieval", "gap", "arithmetic"]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """An edition of two seeds at one dimension, one epoch each; ``break_one`` gives a member that fails."""
+
+    def make(runs, quick):
+        base = load_config(write_config(tiny_config(runs), tmp_path / "tiny.yaml"))
+        base = with_changes(base, output=str(runs), train={"epochs": 1}, checkpoint={"every_steps": None})
+        plan = EvalPlan(["emoji"], TASKS, split="test", captions="first", workers=0)
+
+        def member(objective, seed):
+            changes = {"optim": {"lr": 1e30}} if (objective, seed) in broken else {}
+            config = with_changes(base, name=f"{objective}-{seed}", seed=seed, loss={"preset": objective}, **changes)
+            return Member(config, plan, {"objective": objective, "dimension": 128, "seed": seed})
+
+        twin = with_changes(
+            base, name="twin", loss={"preset": "clip"}, model={"towers": "image-image", "initial_gap": "procrustes"}
+        )
+        three = with_changes(base, name="three-d", model={"architecture": TINY | {"embed_dim": 3}})
+        return Edition(
+            "emoji",
+            [member(objective, seed) for seed in (42, 24) for objective in OBJECTIVES],
+            [Member(twin, labels={"temperature": "0.07"})],
+            [Member(three)],
+            None,
+            ("emoji_group", "emoji_skin_tone"),
+            "emoji_test",
+        )
+
+    broken = set()
+    monkeypatch.setattr(contrastive_gap, "_emoji", make)
+    return broken.add
+
+
+def test_tables_hold_the_means_over_seeds_beside_the_papers(small, tmp_path):
+    output = tmp_path / "cg"
+    run("reproduce", "contrastive-gap", "--output", str(output))
+    results = json.loads((output / "results.json").read_text())
+    assert sorted(results) == sorted(f"{o}-128-{s}" for o in OBJECTIVES for s in (42, 24))
+    values = [results[f"cua-128-{s}"]["centroid_distance"] for s in (42, 24)]
+    mean, error = sum(values) / 2, abs(values[0] - values[1]) / 2  # std(ddof=1) / sqrt(2) of two values
+    told = (output / "contrastive-gap.md").read_text()
+    row = next(line for line in told.partition("Tables 2 and 9")[2].splitlines() if line.startswith("| cua "))
+    assert f"{mean:.3f} ± {error:.3f}" in row.replace("*", "")
+    assert "| 0.08 ± 0.02 |" in row
+    assert "n = 2 (seeds 24, 42)" in told
+    for table in TABLES:
+        assert table.title in told
+    assert "missing" in told.partition("Table 7")[2].partition("##")[0]  # 32 dimensions were not run
+    twin = metrics(output / "runs" / "twin")
+    assert f"| {twin[0]['val/centroid_distance']:.3f} |" in told.partition("Table 1:")[2]
+    assert "smaller gap: cua against clip, centroid_distance lower" in told
+    assert r"\toprule" in (output / "contrastive-gap.tex").read_text()
+    assert "Tables 2 and 9" in (output / "report.html").read_text()
+    # Again: nothing is trained or scored anew.
+    stamps = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*.json")}
+    reproduce(output)
+    assert {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*.json")} == stamps
+
+
+def test_a_failed_member_is_named_and_the_rest_is_there(small, tmp_path):
+    small(("cuaxu", 24))
+    arguments = ("reproduce", "contrastive-gap", "--output", str(tmp_path / "cg"))
+    told = run(*arguments, code=3)
+    assert "1 of the grid are missing, first cuaxu-24: " in told
+    assert "(--allow-missing)" in told
+    page = (tmp_path / "cg" / "contrastive-gap.md").read_text()
+    assert "| cuaxu-24 | " in page.partition("## Missing")[2]
+    assert "cua-128-24" in json.loads((tmp_path / "cg" / "results.json").read_text())
+    run(*arguments, "--allow-missing")
+
+
+def test_bad_arguments_name_their_flag():
+    assert "'gap' is not one of demo, contrastive-gap" in run("reproduce", "gap", code=2)
+    assert "--edition" in run("reproduce", "contrastive-gap", "--edition=cc3m", code=2)
+
+
+def test_the_real_editions_have_the_papers_grid(tmp_path):
+    emoji = contrastive_gap._emoji(tmp_path, quick=False)
+    coco = contrastive_gap._coco(tmp_path, quick=False, data_path="/data/coco", root="/data/{dataset}")
+    for edition in (emoji, coco):
+        assert len(edition.members) == 27
+        assert len({member.name for member in edition.all_members()}) == 27 + 2 + 1
+    config = coco.members[-1].config
+    assert (config.data.path, config.model.embed_dim, config.seed, config.loss.preset) == (
+        "/data/coco",
+        128,
+        44,
+        "cuaxu",
+    )
+    assert coco.members[0].plan.datasets == ["pairs", *coco.zero_shot, "simat"]
+    assert (config.optim.lr, config.train.epochs, config.model.temperature) == (1e-6, 9, 0.01)
+    assert len(contrastive_gap._emoji(tmp_path, quick=True).members) == 9
