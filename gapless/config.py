@@ -326,6 +326,9 @@ class EvalPlan:
     """Strengths of the edits in simat and emoji arithmetic."""
     heads: Path | None = None
     """Linear heads for simat, safetensors with image.weight, image.bias, text.weight, text.bias."""
+    transform: Path | None = None
+    """Map of gapless close that moves images and texts (then of length 1 again) before they are scored; null takes
+    transform.safetensors of the export folder, if it carries one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward passes."""
     batch_size: int = 256

@@ -80,9 +80,9 @@ def test_gap_of_two_files(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", generator.normal(size=(30, 4)))
-    told = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"))
+    told = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"), "--json")
     scores = json.loads(told[told.index("{") :])
-    assert (scores["num_samples"], scores["dimension"], scores["normalised"]) == (30, 4, True)
+    assert (scores["num_images"], scores["dimension"], scores["normalised"]) == (30, 4, True)
     assert 0 < scores["centroid_distance"] < 1
     assert scores["text_retrieval_recall@1"] >= 0
     assert "rows normalised to length 1" in told

@@ -1,7 +1,6 @@
 """The ``gapless`` command: one verb, its arguments, and one readable line for whatever goes wrong."""
 
 import difflib
-import json
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 
 from gapless import __version__
-from gapless.cli import evaluate
+from gapless.cli import evaluate, geometry
 from gapless.config import Config
 from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
 from gapless.parsing import parse_arguments
@@ -68,28 +67,6 @@ def _doctor(arguments: Any) -> None:
     failed = [check.error for check in checks if check.error]
     if failed:
         raise failed[0]
-
-
-# --- gap ---------------------------------------------------------------------------------------------------------
-
-
-def _gap_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, required=True, help="Image embeddings, .npy of shape (N, D).")
-    parser.add_argument("--texts", type=Path, required=True, help="Text embeddings, .npy of shape (N, D).")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the separability split.")
-
-
-def _gap(arguments: Any) -> None:
-    from gapless.eval import retrieval_recall
-    from gapless.geometry import gap_metrics
-    from gapless.geometry.files import load_pair
-
-    images, texts, normalised = load_pair(arguments.images, arguments.texts)
-    for path in normalised:
-        logger.info("%s: rows normalised to length 1", path)
-    scores: dict[str, float] = {"num_samples": len(images), "dimension": images.shape[1]}
-    scores |= gap_metrics(images, texts, arguments.seed) | retrieval_recall(images, texts)
-    print(json.dumps(scores | {"normalised": bool(normalised)}, indent=2))
 
 
 # --- prepare, export ---------------------------------------------------------------------------------------------
@@ -200,17 +177,20 @@ def _reproduce_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "experiment", type=str, help="demo: clip, cua, cuaxu from one start. contrastive-gap: that paper's tables."
     )
-    parser.add_argument("--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT.")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
+    )
     parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
     parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
     parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
     parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
-    parser.add_argument("--jobs", type=int, default=None, help="Runs at a time; one on each GPU.")
+    parser.add_argument("--dimensions", type=list[int], default=[32, 64, 128], help="Of the grid.")
+    parser.add_argument("--jobs", type=int, default=None, help="Runs at a time; null for one on each GPU.")
     parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs of the grid failed.")
 
 
 def _reproduce(arguments: Any) -> None:
-    output = arguments.output or Path("runs") / arguments.experiment
+    output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
     if arguments.experiment not in EXPERIMENTS:
         raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of {', '.join(EXPERIMENTS)}")
     if arguments.experiment == "demo":
@@ -228,6 +208,7 @@ def _reproduce(arguments: Any) -> None:
         arguments.quick,
         arguments.data_path,
         arguments.root,
+        arguments.dimensions,
         arguments.jobs,
         arguments.allow_missing,
     )
@@ -237,7 +218,9 @@ VERBS = {
     "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", _config_arguments, _doctor),
     "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", evaluate.add_arguments, evaluate.run),
-    "gap": Verb("gap metrics of two embedding files, as JSON", _gap_arguments, _gap),
+    "gap": Verb("every measure of the gap between two sets of embeddings", geometry.add_gap, geometry.run_gap),
+    "close": Verb("fit a map that closes the gap, and apply it", geometry.add_close, geometry.run_close),
+    "robustness": Verb("nearest neighbours under noise, the gap closed", geometry.add_noise, geometry.run_noise),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
     "sweep": Verb("run a sweep file of wandb without a server", _sweep_arguments, _sweep),

@@ -25,7 +25,7 @@ from gapless.eval.pairs import build_pair_evaluation
 from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
 from gapless.eval.suite import EmbeddedPairs, Suite
-from gapless.geometry import gap_metrics
+from gapless.geometry import Transform, gap_metrics
 from gapless.models import ClipModel, LoadedModel, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,30 @@ def evaluate(
         raise ConfigError(f"--batch_size: {plan.batch_size} does not work, it must be at least 1")
     if plan.captions not in ("all", "first"):
         raise ConfigError(f"--captions: {plan.captions!r} is not one of all, first")
-    suite = Suite(loaded, cache_folder, plan.precision, plan.batch_size, plan.workers, plan.max_bad_fraction)
+    suite = Suite(
+        loaded,
+        cache_folder,
+        plan.precision,
+        plan.batch_size,
+        plan.workers,
+        plan.max_bad_fraction,
+        _transform(loaded, plan),
+    )
     names = [each for name in plan.datasets for each in (PAPER_SETS if name == "paper" else (name,))]
     return [result for name in names for result in _evaluate(suite, name, plan, run)]
+
+
+def _transform(loaded: LoadedModel, plan: EvalPlan) -> Transform | None:
+    """The plan's map, or the one that the export carries."""
+    carried = Path(loaded.pretrained) / "transform.safetensors"
+    path = plan.transform or (carried if loaded.pretrained and carried.is_file() else None)
+    if path is None:
+        return None
+    if "val" in plan.datasets:
+        raise ConfigError(f"--transform: not with val, which repeats the run's own evaluation ({path})")
+    transform = Transform.load(path)
+    logger.info("embeddings are moved by %s (%s)", path, transform.method)
+    return transform
 
 
 class PlanEvaluation:

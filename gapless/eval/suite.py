@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from gapless.eval.features import Autocast, ImageFeatures, embed_classes, embed_
 from gapless.eval.probe import fit_linear_probe, probe_scores
 from gapless.eval.results import Result
 from gapless.eval.zero_shot import class_gap, logit_accuracy, zero_shot_accuracy, zero_shot_hits
+from gapless.geometry import Transform
 from gapless.models import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Suite:
         batch_size: images or texts of one forward pass in a process.
         workers: loader processes of each process.
         max_bad_fraction: more unusable images than this share are an error.
+        transform: moves images, texts and class directions, which then have length 1 again; None leaves them.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Suite:
         batch_size: int = 256,
         workers: int = 2,
         max_bad_fraction: float = 0.01,
+        transform: Transform | None = None,
     ) -> None:
+        self.transform = transform or Transform("none")
         self.loaded, self.model = loaded, loaded.model.to(PartialState().device).eval()
         self.tokenize = CaptionTokenizer(loaded.tokenizer, loaded.model.trims_captions)
         self.cache, self.precision = FeatureCache(cache_folder, loaded.model), precision
@@ -101,6 +105,7 @@ class Suite:
         """Zero-shot classification, and the gap between images and the prompts of their classes."""
         images = self.labelled(data)
         classes = embed_classes(self.model, self.tokenize, data.prompts, self._autocast(), self.batch_size)
+        classes = self.transform.text(classes, renormalise=True)
         metrics = zero_shot_accuracy(images.features, classes, images.labels)
         metrics |= class_gap(images.features, classes, images.labels)
         hits = zero_shot_hits(images.features, classes, images.labels, (1,))
@@ -138,7 +143,7 @@ class Suite:
         counts = torch.tensor([len(texts) for texts in kept])
         return EmbeddedPairs(
             images,
-            embed_texts(self.model, self.tokenize, flat, self.batch_size, self._autocast()),
+            self._texts(flat),
             torch.arange(len(counts)).repeat_interleave(counts),
             [source.key(i) for i in chosen],
             len(source) - len(usable),
@@ -154,9 +159,7 @@ class Suite:
 
     def words(self, words: Sequence[str]) -> dict[str, Tensor]:
         """Features of bare words."""
-        return dict(
-            zip(words, embed_texts(self.model, self.tokenize, words, self.batch_size, self._autocast()), strict=True)
-        )
+        return dict(zip(words, self._texts(words), strict=True))
 
     def result(
         self,
@@ -178,6 +181,10 @@ class Suite:
             samples=samples or {},
         )
 
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        features = embed_texts(self.model, self.tokenize, texts, self.batch_size, self._autocast())
+        return self.transform.text(features, renormalise=True)
+
     def _images(self, images: LabelledImages, name: str) -> ImageFeatures:
         def compute() -> ImageFeatures:
             transform = build_eval_transform(self.loaded.model.preprocess)
@@ -191,7 +198,7 @@ class Suite:
                 f"{name}: {len(found.bad)} of {len(images)} images cannot be used, more than --max_bad_fraction="
                 f"{self.max_bad_fraction}; first: {found.bad[0].key} ({found.bad[0].detail})"
             )
-        return found
+        return replace(found, features=self.transform.image(found.features, renormalise=True))
 
     def _autocast(self) -> Autocast:
         if self.precision == "fp32":

@@ -1,6 +1,26 @@
-"""What a pair of embedding clouds looks like."""
+"""What a pair of embedding clouds looks like, and how to move it."""
 
+from gapless.geometry.closing import Transform, close_gap
 from gapless.geometry.gap import centroid_distance, gap_metrics, linear_separability
-from gapless.geometry.spectrum import effective_dimension, explained_variance
+from gapless.geometry.robustness import quantisation_robustness, robustness
+from gapless.geometry.spectrum import effective_dimension, effective_rank, explained_variance
+from gapless.geometry.statistics import cosine_statistics, gap_statistics
+from gapless.geometry.whole import bootstrap_gap, gap_verdict, whole_gap
 
-__all__ = ["centroid_distance", "effective_dimension", "explained_variance", "gap_metrics", "linear_separability"]
+__all__ = [
+    "Transform",
+    "bootstrap_gap",
+    "centroid_distance",
+    "close_gap",
+    "cosine_statistics",
+    "effective_dimension",
+    "effective_rank",
+    "explained_variance",
+    "gap_metrics",
+    "gap_statistics",
+    "gap_verdict",
+    "linear_separability",
+    "quantisation_robustness",
+    "robustness",
+    "whole_gap",
+]

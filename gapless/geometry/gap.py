@@ -28,16 +28,18 @@ def centroid_distance(image_features: Tensor, text_features: Tensor) -> float:
     return float((next(centroids) - next(centroids)).norm())
 
 
-def linear_separability(image_features: Tensor, text_features: Tensor, seed: int = 0) -> float:
+def linear_separability(image_features: Tensor, text_features: Tensor, seed: int = 0, centred: bool = False) -> float:
     """Held-out accuracy of a linear probe that tells images from texts.
 
     Logistic regression (C = 1, no scaling) on a random 80 % of the pairs, accuracy on the other 20 %. Both
-    halves of a pair lie on the same side of the split.
+    halves of a pair lie on the same side of the split; with M other than N, each modality is split by itself.
 
     Args:
         image_features: (N, D), N of at least 5.
-        text_features: (N, D).
+        text_features: (M, D), M of at least 5.
         seed: of the split.
+        centred: take each modality's mean away first, fitted on the 80 %. Means of all points would put those of the
+            two parts on opposite sides of zero, and the accuracy below chance.
 
     Returns:
         0.5 (the modalities are mixed) to 1 (a hyperplane separates them).
@@ -45,15 +47,20 @@ def linear_separability(image_features: Tensor, text_features: Tensor, seed: int
     from sklearn.exceptions import ConvergenceWarning  # takes a second, which other commands should not wait
     from sklearn.linear_model import LogisticRegression
 
-    n = len(image_features)
-    if n < 5:
-        raise ValueError(f"linear separability needs at least 5 pairs, got {n}")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    split = round(0.8 * n)
+    sides = [image_features, text_features]
+    n, m = map(len, sides)
+    if min(n, m) < 5:
+        raise ValueError(f"linear separability needs at least 5 pairs, got {min(n, m)}")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(n, generator=generator)
+    orders = [order, order if m == n else torch.randperm(m, generator=generator)]
+    fitted = [o[: round(0.8 * len(o))] for o in orders]
+    if centred:
+        sides = [side - side[index].mean(dim=0) for side, index in zip(sides, fitted, strict=True)]
     parts = []
-    for index in (order[:split], order[split:]):
-        points = torch.cat([image_features[index], text_features[index]]).float().cpu().numpy()
-        labels = torch.arange(2).repeat_interleave(len(index)).numpy()
+    for chosen in (fitted, [o[round(0.8 * len(o)) :] for o in orders]):
+        points = torch.cat([side[index] for side, index in zip(sides, chosen, strict=True)]).float().cpu().numpy()
+        labels = torch.arange(2).repeat_interleave(torch.tensor([len(index) for index in chosen])).numpy()
         parts.append((points, labels))
     with warnings.catch_warnings():
         # Separable clouds move the optimum to infinity; the accuracy is settled long before.

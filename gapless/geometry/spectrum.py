@@ -43,3 +43,13 @@ def effective_dimension(features: Tensor, gamma: float = 0.99) -> int:
         return 0
     # The last value is 1 up to rounding; the clamp keeps gamma = 1 reachable.
     return int((cumulative < min(gamma, float(cumulative[-1]))).sum()) + 1
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp of the entropy of the explained variance (Roy and Vetterli 2007): 1 for a line, D for an even cloud.
+
+    Args:
+        features: (N, D).
+    """
+    shares = explained_variance(features)
+    return float(torch.special.entr(shares).sum().exp())

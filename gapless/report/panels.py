@@ -92,6 +92,16 @@ def variance(features: Mapping[str, PairFeatures], order: Sequence[str]) -> list
     ]
 
 
+def spectra(features: PairFeatures) -> Panel:
+    """Singular values of both centred clouds, as shares of the largest, log10."""
+    shares = [explained_variance(side) for side in (features.image, features.text)]
+    lines = []
+    for number, (name, share) in enumerate(zip(("images", "texts"), shares, strict=True)):
+        values = (share.clamp(min=1e-16) / share[0].clamp(min=1e-16)).log10() / 2
+        lines.append(Series(name, [float(k + 1) for k in range(len(values))], values.tolist(), number))
+    return Panel("singular values (log10 of the share of the largest)", "component", lines)
+
+
 def cosines(name: str, features: PairFeatures) -> Panel:
     """Histogram (density) of the cosines of pairs and of non-pairs."""
     pairs = (features.image * features.text).sum(dim=1)

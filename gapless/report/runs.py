@@ -40,17 +40,6 @@ class RunRecord:
         """(epoch, value) wherever the metric was logged."""
         return [(float(r["epoch"]), float(r[metric])) for r in self.rows if r.get(metric) is not None]
 
-    def ends(self, metric: str) -> tuple[float, float]:
-        """First and last value.
-
-        Raises:
-            DataError: it was never logged.
-        """
-        values = [value for _, value in self.curve(metric)]
-        if not values:
-            raise DataError(f"{self.folder}/metrics.jsonl has no {metric}")
-        return values[0], values[-1]
-
     @property
     def data(self) -> str:
         """What the run was evaluated on, so that runs of different data can be told apart."""

@@ -18,7 +18,7 @@ from gapless.data.labelled import PAPER_SETS
 from gapless.errors import DataError
 from gapless.report import Cell, Column, Table, best_row, load_run, write_report
 from gapless.reproduce.grid import Member, run_members, scores
-from gapless.reproduce.published import IDENTICAL, OBJECTIVES, TABLES, ZERO_SHOT, PaperTable
+from gapless.reproduce.published import ACCURACY, GAP, IDENTICAL, OBJECTIVES, TABLES, ZERO_SHOT, PaperTable
 from gapless.reproduce.statistics import Direction, Estimate, compare, estimate
 from gapless.train import run_training
 
@@ -74,6 +74,7 @@ def reproduce(
     quick: bool = False,
     data_path: str | None = None,
     root: str | None = None,
+    dimensions: Sequence[int] = DIMENSIONS,
     jobs: int | None = None,
     allow_missing: bool = False,
 ) -> list[Table]:
@@ -87,6 +88,7 @@ def reproduce(
         quick: one seed and shorter runs.
         data_path: COCO's folder, for coco.
         root: folder of the zero-shot sets and of simat, for coco; {dataset} in it becomes the name.
+        dimensions: of the shared space; the paper's are 32, 64 and 128.
         jobs: runs at a time; None for one on each GPU.
         allow_missing: whether failed runs are left out of the tables without being an error.
 
@@ -94,7 +96,10 @@ def reproduce(
         DataError: runs or data sets are missing (after everything is written), unless allowed.
     """
     runs = output / "runs"
-    grid = _coco(runs, quick, data_path, root) if edition == "coco" else _emoji(runs, quick)
+    seeds = SEEDS[:1] if quick else SEEDS
+    grid = (
+        _coco(runs, seeds, dimensions, data_path, root) if edition == "coco" else _emoji(runs, seeds, dimensions, quick)
+    )
     if grid.start:
         run_training(grid.start)
     failures = run_members(grid.all_members(), jobs)
@@ -123,8 +128,10 @@ def _has_results(member: Member) -> bool:
 # --- the runs ----------------------------------------------------------------------------------------------------
 
 
-def _grid(base: Config, seeds: Sequence[int], plan: EvalPlan, output: Path) -> Iterator[Member]:
-    for dimension in DIMENSIONS:
+def _grid(
+    base: Config, seeds: Sequence[int], dimensions: Sequence[int], plan: EvalPlan, output: Path
+) -> Iterator[Member]:
+    for dimension in dimensions:
         for seed in seeds:
             for objective in OBJECTIVES:
                 config = with_changes(
@@ -152,7 +159,7 @@ def _three_d(file: str, output: Path, **changes: object) -> list[Member]:
     return [Member(with_changes(base, name="three-d", output=str(output), **changes))]
 
 
-def _emoji(output: Path, quick: bool) -> Edition:
+def _emoji(output: Path, seeds: Sequence[int], dimensions: Sequence[int], quick: bool) -> Edition:
     start = with_changes(load_config(config_file("emoji/pretrain.yaml")), name="pretrain", output=str(output))
     tune = load_config(config_file("emoji/finetune.yaml"))
     epochs = 3 if quick else 6
@@ -162,7 +169,7 @@ def _emoji(output: Path, quick: bool) -> Edition:
     shorter = {"train": {"epochs": 50}, "eval": {"keep_embeddings": kept}} if quick else {}
     return Edition(
         "emoji",
-        list(_grid(base, SEEDS[:1] if quick else SEEDS, plan, output)),
+        list(_grid(base, seeds, dimensions, plan, output)),
         _identical("identical-emoji", output, **({"train": {"epochs": 20}} if quick else {})),
         _three_d("three-d-emoji", output, **shorter),
         start,
@@ -171,7 +178,9 @@ def _emoji(output: Path, quick: bool) -> Edition:
     )
 
 
-def _coco(output: Path, quick: bool, data_path: str | None, root: str | None) -> Edition:
+def _coco(
+    output: Path, seeds: Sequence[int], dimensions: Sequence[int], data_path: str | None, root: str | None
+) -> Edition:
     base = load_config(config_file("coco/clip.yaml"))
     place: dict[str, object] = {"data": {"path": data_path}} if data_path else {}
     base = with_changes(base, **place)
@@ -186,7 +195,7 @@ def _coco(output: Path, quick: bool, data_path: str | None, root: str | None) ->
     )
     return Edition(
         "coco",
-        list(_grid(base, SEEDS[:1] if quick else SEEDS, plan, output)),
+        list(_grid(base, seeds, dimensions, plan, output)),
         _identical("identical", output, **place),
         _three_d("three-d", output, **place),
         None,
@@ -208,8 +217,8 @@ def _experiments(grid: Edition) -> list[Table]:
         for member in members:
             record = load_run(member.folder)
             names = {"centroid distance": "val/centroid_distance", "linear separability": "val/linear_separability"}
-            ends = [record.ends(names.get(name, "train/loss")) for name in IDENTICAL]
-            cells = [Cell(f"{value:.3f}") for pair in ends for value in pair]
+            curves = [record.curve(names.get(name, "train/loss")) for name in IDENTICAL]
+            cells = [Cell(f"{curve[k][1]:.3f}" if curve else "-") for curve in curves for k in (0, -1)]
             rows.append([Cell(f"ours, temperature {member.labels['temperature']}"), *cells])
         note = "The same images on both sides, no gap at the start; the loss is that of the first and the last batch."
         tables.append(Table("Table 1: identical encoders", header, rows, note))
@@ -233,21 +242,24 @@ def _paper_tables(grid: Edition, found: Scores) -> list[Table]:
         [[ZERO_SHOT[name][k][0] for name in grid.zero_shot if name in ZERO_SHOT] for k in range(len(OBJECTIVES))],
         "" if set(grid.zero_shot) <= set(ZERO_SHOT) else "The paper's data sets are others.",
     )
-    by_dimension = [
-        PaperTable(f"Figure 3 at {d} dimensions", d, [Column("zero_shot/acc1", "zero-shot accuracy", "high")], [])
-        for d in (32, 64)
+    dimensions = sorted({dimension for _, dimension, _ in found})
+    others = [
+        PaperTable(title, d, columns, [])
+        for title, columns in (("Gap", GAP), ("Figure 3: zero-shot accuracy, averaged", [ACCURACY]))
+        for d in dimensions
+        if not any(t.dimension == d and t.columns == columns for t in TABLES)
     ]
     variance = [
         PaperTable(
-            f"Figures 2 and 4 at {d} dimensions: components that hold 99 % of the variance",
+            "Figures 2 and 4: components that hold 99 % of the variance",
             d,
             [Column(f"effective_dim_{side}", f"{side}s", "high") for side in ("image", "text")],
             [],
             "The paper draws the cumulative curves, as the report does.",
         )
-        for d in DIMENSIONS
+        for d in dimensions
     ]
-    return [*tables, _beside(per_set, found), *(_beside(t, found) for t in (*by_dimension, *variance))]
+    return [*tables, _beside(per_set, found), *(_beside(t, found) for t in (*others, *variance))]
 
 
 def _beside(table: PaperTable, found: Scores) -> Table:
@@ -273,8 +285,7 @@ def _beside(table: PaperTable, found: Scores) -> Table:
             if has_paper:
                 row.append(Cell(_as_published(table.published[number][k])))
     counted = f"Ours: n = {len(seeds)} (seeds {', '.join(map(str, sorted(seeds)))}), mean ± standard error."
-    title = f"{table.title}, d = {table.dimension}" if "dimensions" not in table.title else table.title
-    return Table(title, header, rows, f"{counted} {table.note}".strip())
+    return Table(f"{table.title}, d = {table.dimension}", header, rows, f"{counted} {table.note}".strip())
 
 
 def _as_published(value: Estimate) -> str:

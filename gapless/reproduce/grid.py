@@ -1,13 +1,18 @@
 """Many runs, one after the other or one on each GPU: each is trained, scored, and never done twice."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 
 import torch
 from accelerate import PartialState
@@ -104,24 +109,53 @@ def _score(member: Member, folder: Path) -> dict[str, str]:
 
 def _run_parallel(members: Sequence[Member], jobs: int) -> dict[str, str]:
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    devices = context.Queue()
+    places = context.Queue()
     for k in range(jobs):
-        devices.put(k % max(1, torch.cuda.device_count()))
+        places.put(k)
+    logs = members[0].folder.parent
+    logs.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
-    with ProcessPoolExecutor(jobs, context, _take_device, (devices,)) as pool:
-        waiting: dict[Future[dict[str, str]], Member] = {pool.submit(run_member, m): m for m in members}
-        for k, future in enumerate(as_completed(waiting)):
-            logger.info("run %d of %d ended: %s", k + 1, len(members), waiting[future].name)
-            failures |= future.result()
+    with ProcessPoolExecutor(jobs, context, _take_place, (places, jobs, logs)) as pool, _passing_sigterm_on():
+        waiting = {pool.submit(run_member, member): member for member in members}
+        try:
+            for k, future in enumerate(as_completed(waiting)):
+                failures |= future.result()
+                logger.info("run %d of %d ended: %s", k + 1, len(members), waiting[future].name)
+        except (StoppedError, BrokenProcessPool):
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise StoppedError("stopped by a signal; the same command goes on") from None
     return failures
 
 
-def _take_device(devices: "multiprocessing.Queue[int]") -> None:
-    """Each process of the pool sees one GPU."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    k = devices.get()
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[k] if visible else str(k)
+def _take_place(places: "multiprocessing.Queue[int]", jobs: int, logs: Path) -> None:
+    """Each process of the pool sees one GPU, or has its share of the cores, and a log of its own."""
+    k = places.get()
+    log = (logs / f"job-{k}.log").open("a", buffering=1)
+    os.dup2(log.fileno(), sys.stdout.fileno())
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("gapless").setLevel(logging.INFO)
+    count = torch.cuda.device_count()
+    if count:
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[k % count] if visible else str(k % count)
+    else:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+
+
+@contextlib.contextmanager
+def _passing_sigterm_on() -> Iterator[None]:
+    """Within it a SIGTERM reaches the processes of the pool, which save and stop."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def scores(folder: Path, pairs: str, arithmetic: str) -> dict[str, float]:

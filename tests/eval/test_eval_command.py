@@ -15,10 +15,13 @@ from clip_benchmark.datasets.builder import build_dataset
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from PIL import Image
 
-from gapless.config import EvalPlan, ModelConfig
+from gapless.config import DataConfig, EvalPlan, ModelConfig
+from gapless.data import build_source
 from gapless.data.emoji import all_emoji
 from gapless.eval.results import Result, bootstrap_difference, load_results, save_result
 from gapless.eval.run import evaluate, save_all
+from gapless.eval.suite import Suite
+from gapless.geometry import close_gap
 from gapless.models import build_model, load_export, load_model, save_export
 from tests.processes import run_processes
 from tests.runs import TINY, run, tiny_config, write_config
@@ -372,3 +375,33 @@ def test_a_model_that_is_nowhere_is_one_line(tmp_path):
     assert "nothing' is neither the folder of a run or an export nor a model of open_clip" in said
     (tmp_path / "empty").mkdir()
     assert "has no open_clip_config.json" in run("eval", str(tmp_path / "empty"), code=3)
+
+
+def test_a_transform_moves_what_is_scored_and_an_export_carries_it(export, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(export, model)
+    run("eval", str(model), "--output", str(tmp_path / "before"), "--workers=0", "--no-cache")
+    suite = Suite(load_model(str(model)), workers=0)
+    embedded = suite.embed("emoji", build_source(DataConfig(), "test"), "first")
+    close_gap(embedded.images.features, embedded.texts, "mean").save(tmp_path / "t.safetensors")
+    run(
+        "eval",
+        str(model),
+        "--output",
+        str(tmp_path / "after"),
+        "--workers=0",
+        "--transform",
+        str(tmp_path / "t.safetensors"),
+    )
+    before, after = (read(tmp_path / name, "gap") for name in ("before", "after"))
+    assert after["centroid_distance"] < 0.3 * before["centroid_distance"]
+    moved = {r.task: r.metrics for r in load_results(tmp_path / "after")}
+    still = {r.task: r.metrics for r in load_results(tmp_path / "before")}
+    assert moved["zeroshot_classification"] != still["zeroshot_classification"]
+    assert moved["embedding_arithmetic"] != still["embedding_arithmetic"]
+    shutil.copy(tmp_path / "t.safetensors", model / "transform.safetensors")
+    told = run("eval", str(model), "--output", str(tmp_path / "carried"), "--workers=0")
+    assert "are moved by" in told
+    assert read(tmp_path / "carried", "gap") == after
+    assert "--transform: not with val" in run("eval", str(model), "--datasets=[val]", code=2)
+    assert "is no transform" in run("eval", str(export), "--transform", str(tmp_path / "none.safetensors"), code=3)

@@ -49,6 +49,9 @@ def test_missing_and_broken_files(tmp_path):
 
 
 def test_shapes_must_match(tmp_path):
-    a, b = saved(tmp_path, np.eye(6)), saved(tmp_path, np.eye(7), "b.npy")
-    with pytest.raises(DataError, match=r"a.npy is \(6, 6\) and .*b.npy is \(7, 7\)"):
+    a, b, c = (saved(tmp_path, np.eye(n)[:, :6] + 1, f"{n}.npy") for n in (6, 7, 6))
+    with pytest.raises(DataError, match=r"6.npy is \(6, 6\) and .*7.npy is \(7, 6\)"):
         load_pair(a, b)
+    with pytest.raises(DataError, match="they share no space"):
+        load_pair(a, saved(tmp_path, np.eye(6)[:, :5] + 1, "d.npy"))
+    assert load_pair(a, c)[0].shape == (6, 6)

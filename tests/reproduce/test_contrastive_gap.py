@@ -1,14 +1,16 @@
 """The grid from runs to tables, on models that train in seconds."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gapless.config import EvalPlan, load_config, with_changes
 from gapless.reproduce import contrastive_gap
-from gapless.reproduce.contrastive_gap import Edition, reproduce
+from gapless.reproduce.contrastive_gap import DIMENSIONS, SEEDS, Edition, reproduce
 from gapless.reproduce.grid import Member
 from gapless.reproduce.published import OBJECTIVES, TABLES
+from tests.data.pictures import picture
 from tests.runs import TINY, metrics, run, tiny_config, write_config
 
 TASKS = ["zero_shot", "retrieval", "gap", "arithmetic"]
@@ -18,7 +20,7 @@ TASKS = ["zero_shot", "retrieval", "gap", "arithmetic"]
 def small(tmp_path, monkeypatch):
     """An edition of two seeds at one dimension, one epoch each; ``break_one`` gives a member that fails."""
 
-    def make(runs, quick):
+    def make(runs, *settings):
         base = load_config(write_config(tiny_config(runs), tmp_path / "tiny.yaml"))
         base = with_changes(base, output=str(runs), train={"epochs": 1}, checkpoint={"every_steps": None})
         plan = EvalPlan(["emoji"], TASKS, split="test", captions="first", workers=0)
@@ -91,18 +93,63 @@ def test_bad_arguments_name_their_flag():
 
 
 def test_the_real_editions_have_the_papers_grid(tmp_path):
-    emoji = contrastive_gap._emoji(tmp_path, quick=False)
-    coco = contrastive_gap._coco(tmp_path, quick=False, data_path="/data/coco", root="/data/{dataset}")
+    emoji = contrastive_gap._emoji(tmp_path, SEEDS, DIMENSIONS, quick=False)
+    coco = contrastive_gap._coco(tmp_path, SEEDS, DIMENSIONS, data_path="/data/coco", root="/data/{dataset}")
     for edition in (emoji, coco):
         assert len(edition.members) == 27
         assert len({member.name for member in edition.all_members()}) == 27 + 2 + 1
     config = coco.members[-1].config
-    assert (config.data.path, config.model.embed_dim, config.seed, config.loss.preset) == (
-        "/data/coco",
-        128,
-        44,
-        "cuaxu",
-    )
+    assert (config.data.path, config.seed) == ("/data/coco", 44)
+    assert (config.model.embed_dim, config.loss.preset) == (128, "cuaxu")
     assert coco.members[0].plan.datasets == ["pairs", *coco.zero_shot, "simat"]
     assert (config.optim.lr, config.train.epochs, config.model.temperature) == (1e-6, 9, 0.01)
-    assert len(contrastive_gap._emoji(tmp_path, quick=True).members) == 9
+    assert len(contrastive_gap._emoji(tmp_path, SEEDS[:1], [32, 512], quick=True).members) == 6
+
+
+def write_coco(root):
+    """Twelve training and eight validation images in COCO's layout."""
+    for split, ids in (("train", range(12)), ("val", range(20, 28))):
+        (root / f"{split}2017").mkdir(parents=True)
+        (root / "annotations").mkdir(exist_ok=True)
+        for i in ids:
+            (root / f"{split}2017" / f"{i:012d}.jpg").write_bytes(picture(kind="JPEG", seed=i))
+        tree = {
+            "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in ids],
+            "annotations": [
+                {"image_id": i, "id": 2 * i + k, "caption": f"text {k} of {i}"} for i in ids for k in (0, 1)
+            ],
+        }
+        (root / "annotations" / f"captions_{split}2017.json").write_text(json.dumps(tree))
+
+
+def test_the_coco_edition_on_a_small_coco_two_runs_at_a_time(tmp_path, monkeypatch):
+    write_coco(tmp_path / "coco")
+    real = contrastive_gap._coco
+
+    def small_models(*arguments):
+        def smaller(member):
+            changes = {
+                "data": {"batch_size": 4, "workers": 0, "train_samples": None},
+                "model": {"name": "custom", "pretrained": None, "architecture": TINY, "embed_dim": None},
+                "train": {"epochs": 1, "log_every": 1},
+                "eval": {"keep_embeddings": [0, -1]},
+            }
+            plan = member.plan and replace(member.plan, workers=0)
+            return replace(member, config=with_changes(member.config, **changes), plan=plan)
+
+        grid = real(*arguments)
+        parts = {name: [smaller(m) for m in getattr(grid, name)] for name in ("members", "identical", "three_d")}
+        return replace(grid, **parts)
+
+    monkeypatch.setattr(contrastive_gap, "_coco", small_models)
+    place = (f"--data-path={tmp_path / 'coco'}", f"--root={tmp_path}/{{dataset}}", f"--output={tmp_path / 'cg'}")
+    settings = ("--edition=coco", "--quick", "--dimensions=[128]", "--jobs=2")
+    told = run("reproduce", "contrastive-gap", *settings, *place, code=3)
+    assert "cifar10 was looked for in" in told
+    page = (tmp_path / "cg" / "contrastive-gap.md").read_text()
+    assert "clip-d128-seed42 on simat" in page.partition("## Missing")[2]
+    assert "n = 1 (seeds 42)" in page
+    found = json.loads((tmp_path / "cg" / "results.json").read_text())["cua-128-42"]
+    assert found["num_images"] == 8
+    assert {"centroid_distance", "image_retrieval_recall@1", "cross_uniformity"} <= set(found)
+    assert "epoch 1 of 1" in "".join(log.read_text() for log in (tmp_path / "cg" / "runs").glob("job-*.log"))

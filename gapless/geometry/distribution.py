@@ -1,0 +1,63 @@
+"""How different the two clouds are as distributions, once their means are taken away.
+
+Axis letters: N images, M texts, D dimensions.
+"""
+
+import torch
+from torch import Tensor
+
+STRIP = 1024
+"""Rows whose distances to all others are held at once."""
+
+
+def centred(features: Tensor) -> Tensor:
+    """float64 rows without their mean."""
+    rows = features.double()
+    return rows - rows.mean(dim=0)
+
+
+def _mean_of_distances(x: Tensor, y: Tensor, function: str, scale: float = 1.0) -> float:
+    """Mean over all pairs of rows of |x - y|, or of exp(-|x - y|^2 / (2 scale^2))."""
+    total = 0.0
+    for rows in torch.split(x, STRIP):
+        distances = torch.cdist(rows, y)
+        total += float((distances if function == "norm" else (-distances.square() / (2 * scale**2)).exp()).sum())
+    return total / (len(x) * len(y))
+
+
+@torch.no_grad()
+def distribution_gap(image_features: Tensor, text_features: Tensor) -> dict[str, float]:
+    """Three distances of the centred clouds, each 0 for equal distributions; they need no pairs.
+
+    Args:
+        image_features: (N, D).
+        text_features: (M, D).
+
+    Returns:
+        ``energy_distance``: 2 E|x - y| - E|x - x'| - E|y - y'|. ``mmd2``: squared maximum mean discrepancy with an RBF
+        kernel as wide as the median distance between the clouds. ``gaussian_w2``: 2-Wasserstein distance of the
+        Gaussians with their covariances.
+    """
+    x, y = centred(image_features), centred(text_features)
+    median = float(torch.cdist(x[:STRIP], y[:STRIP]).median()) or 1.0
+    means = {f: [_mean_of_distances(a, b, f, median) for a, b in ((x, y), (x, x), (y, y))] for f in ("norm", "rbf")}
+    energy, kernel = means["norm"], means["rbf"]
+    return {
+        "energy_distance": max(0.0, 2 * energy[0] - energy[1] - energy[2]),
+        "mmd2": max(0.0, kernel[1] + kernel[2] - 2 * kernel[0]),
+        "gaussian_w2": gaussian_w2(x.T @ x / len(x), y.T @ y / len(y)),
+    }
+
+
+def gaussian_w2(one: Tensor, other: Tensor) -> float:
+    """sqrt(tr(A) + tr(B) - 2 tr((A^1/2 B A^1/2)^1/2)) of two covariances (D, D)."""
+    values, vectors = torch.linalg.eigh(one)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    return float((one.trace() + other.trace() - 2 * cross).clamp(min=0).sqrt())
+
+
+def linear_cka(image_features: Tensor, text_features: Tensor) -> float:
+    """Centred kernel alignment |X^T Y|^2 / (|X^T X| |Y^T Y|) of paired rows; 1 for equal shapes, blind to an offset."""
+    x, y = centred(image_features), centred(text_features)
+    return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()).clamp(min=1e-300))

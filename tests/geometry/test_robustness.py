@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from gapless.geometry import close_gap, quantisation_robustness, robustness
+from gapless.geometry.robustness import (
+    FAMILIES,
+    draw_noise,
+    quantise,
+    quantise_int8,
+    rephrasing_correlation,
+    white_noise_correlation,
+)
+from tests.runs import run
+
+
+def clouds(n=300, c=20, d=32, offset=0.7, seed=0):
+    """Images around class prompts that lie in a subspace, apart along the last dimension, where prompts do not vary."""
+    generator = torch.Generator().manual_seed(seed)
+    prompts = torch.cat([torch.randn(c, d - 1, generator=generator) * 0.12, torch.zeros(c, 1)], dim=1)
+    labels = torch.randint(0, c, (n,), generator=generator)
+    images = prompts[labels] + 0.12 * torch.randn(n, d, generator=generator)
+    images[:, -1], prompts[:, -1] = offset, -offset
+    return F.normalize(images, dim=1), F.normalize(prompts, dim=1), labels
+
+
+def plain_nearest(queries, candidates, mode):
+    moved = F.normalize(candidates, dim=1) if mode == "cosine" else candidates
+    return torch.cdist(queries.double(), moved.double()).argmin(dim=1)
+
+
+def test_curves_are_those_of_plain_loops():
+    x, y, labels = clouds(40, 7, 10)
+    gap, alphas = close_gap(x, y, "translate").text_shift, (-0.5, 0.0, 1.0)
+    for mode in ("l2", "cosine"):
+        found = robustness(x, y, gap, alphas, 0.05, 6, labels=labels, mode=mode, seed=3)
+        generator = torch.Generator().manual_seed(3)
+        noises = [draw_noise(y.shape, "gaussian", 0.05, generator) for _ in range(6)]
+        for a, alpha in enumerate(alphas):
+            clean = plain_nearest(x, y + alpha * gap, mode)
+            noisy = [plain_nearest(x, y + alpha * gap + noise, mode) for noise in noises]
+            stays = torch.stack([(each == clean).double().mean() for each in noisy])
+            assert found.robustness[a] == pytest.approx(float(stays.mean()))
+            assert found.robustness_error[a] == pytest.approx(float(stays.std() / 6**0.5))
+            assert found.accuracy[a] == pytest.approx(float((clean == labels).double().mean()))
+            right = torch.stack([(each == labels).double().mean() for each in noisy]).mean()
+            assert found.noisy_accuracy[a] == pytest.approx(float(right))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_closing_an_orthogonal_gap_keeps_accuracy_and_raises_robustness_to_any_noise(family):
+    x, y, labels = clouds()
+    gap = close_gap(x, y, "orthogonal").text_shift
+    found = robustness(x, y, gap, (-1.0, 0.0, 0.5, 1.0), 0.06, 20, family, labels)
+    assert len(set(found.accuracy)) == 1
+    assert list(found.robustness) == sorted(found.robustness)
+    assert found.robustness[-1] > found.robustness[1] + 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_noise_has_mean_zero_and_the_variance_asked_for(family):
+    noise = draw_noise((400, 500), family, 0.025, torch.Generator().manual_seed(0)).double()
+    assert abs(float(noise.mean())) < 5 * 0.025 / 200_000**0.5
+    assert float(noise.std()) == pytest.approx(0.025, rel=0.02)
+
+
+def test_quantising_twice_changes_nothing_and_levels_are_centres():
+    values = torch.tensor([-9.0, -3.0, -0.01, 0.01, 2.99, 9.0])
+    assert quantise(values, 6).tolist() == pytest.approx([-2.5, -2.5, -0.5, 0.5, 2.5, 2.5])
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    for levels in (64, 256):
+        assert torch.equal(quantise(quantise(x, levels), levels), quantise(x, levels))
+        assert (quantise(x.clamp(-2.9, 2.9), levels) - x.clamp(-2.9, 2.9)).abs().max() <= 3 / levels + 1e-6
+    torch.testing.assert_close(quantise_int8(quantise_int8(x, 4.0), 4.0), quantise_int8(x, 4.0))
+
+
+def test_fine_levels_change_no_neighbour_and_coarse_ones_some():
+    x, y, labels = clouds()
+    gap = close_gap(x, y, "orthogonal").text_shift
+    fine = quantisation_robustness(x, y, gap, lambda f: quantise(f, 2**16), (0.0, 1.0), labels)
+    assert fine.robustness == (1.0, 1.0)
+    assert fine.noisy_accuracy == fine.accuracy
+    coarse = quantisation_robustness(x, y, gap, lambda f: quantise(f, 64), (0.0, 1.0), labels)
+    assert max(coarse.robustness) < 1
+
+
+def test_white_noise_is_the_baseline_of_rephrasings():
+    # Readings of the decision table: 0.58 for 1,000 texts in 512 dimensions, 0.99 for 10.
+    assert white_noise_correlation(1000, 512) == pytest.approx(0.58, abs=0.01)
+    assert white_noise_correlation(10, 512) == pytest.approx(0.99, abs=0.01)
+    texts = torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
+    assert rephrasing_correlation(texts, texts + torch.randn(5000, 4)) < 0.05
+    along = torch.randn(5000, 1) * torch.ones(1, 4)
+    assert rephrasing_correlation(texts, texts + along) == pytest.approx(3**0.5 / 2, abs=0.01)
+
+
+def test_the_command_prints_curves_and_draws_them(tmp_path):
+    x, y, _ = clouds(60, 60)
+    save_file({"image": x.contiguous(), "text": y.contiguous()}, tmp_path / "e.safetensors")
+    told = run("robustness", str(tmp_path / "e.safetensors"), "--draws=3", "--sigmas=[0.02,0.05]", "--levels=[128]",
+               "--noise=[gaussian,laplace]", "--method=approximate", "--output", str(tmp_path / "r.json"))  # fmt: skip
+    tree = json.loads((tmp_path / "r.json").read_text())
+    assert set(tree["curves"]) == {"gaussian 0.02", "gaussian 0.05", "laplace 0.02", "laplace 0.05", "128 levels"}
+    assert f"{tree['curves']['laplace 0.05']['robustness'][-1]:.4f}" in told
+    assert (tmp_path / "r.png").stat().st_size > 5000
+    assert "--noise: 'pink'" in run("robustness", str(tmp_path / "e.safetensors"), "--noise=[pink]", code=2)
