@@ -221,6 +221,7 @@ VERBS = {
     "gap": Verb("every measure of the gap between two sets of embeddings", geometry.add_gap, geometry.run_gap),
     "close": Verb("fit a map that closes the gap, and apply it", geometry.add_close, geometry.run_close),
     "robustness": Verb("nearest neighbours under noise, the gap closed", geometry.add_noise, geometry.run_noise),
+    "simulate": Verb("the papers' simulations of how gaps arise", geometry.add_simulate, geometry.run_simulate),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
     "sweep": Verb("run a sweep file of wandb without a server", _sweep_arguments, _sweep),

@@ -310,3 +310,64 @@ def _draw_curves(curves: dict[str, Any], path: Path) -> None:
         return [Series(n, list(c.alphas), list(getattr(c, part)), k) for k, (n, c) in enumerate(curves.items())]
 
     draw_panels([Panel(part, "alpha", series(part)) for part in ("robustness", "accuracy", "noisy_accuracy")], path)
+
+
+# --- simulate ----------------------------------------------------------------------------------------------------
+
+
+def add_simulate(parser: ArgumentParser) -> None:
+    """What ``gapless simulate`` takes."""
+    parser.add_argument("names", nargs="*", type=str, help="Simulations; none lists them, all runs all.")
+    parser.add_argument("--small", action="store_true", help="Settings of seconds, for a first look.")
+    parser.add_argument("--output", type=Path, default=Path("runs/simulate"), help="Folder of figures and JSON.")
+
+
+def run_simulate(arguments: Any) -> None:
+    """Run, print beside the paper's numbers, write and draw."""
+    from rich.progress import Progress
+
+    from gapless.geometry.simulate import SIMULATIONS
+    from gapless.report.figures import draw_panels
+    from gapless.report.panels import Panel, Series
+
+    names = list(SIMULATIONS) if arguments.names == ["all"] else arguments.names
+    if not names:
+        print("\n".join(f"{name:<16} {told}" for name, (told, *_) in SIMULATIONS.items()))
+        return
+    unknown = [name for name in names if name not in SIMULATIONS]
+    if unknown:
+        raise ConfigError(f"SIMULATION: {unknown[0]!r} is not one of all, {', '.join(SIMULATIONS)}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        told, function, usual, small = SIMULATIONS[name]
+        settings: dict[str, Any] = dict(small if arguments.small else usual)
+        with Progress(transient=True, console=Console(stderr=True)) as bar:
+            task = bar.add_task(name, total=1.0)
+            if "progress" in function.__code__.co_varnames:
+                found = function(**settings, progress=partial(_advance, bar, task))
+            else:
+                found = function(**settings)
+        tree = {"simulation": name, "settings": settings, "numbers": found.numbers, "published": found.published}
+        (arguments.output / f"{name}.json").write_text(json.dumps(tree, indent=2) + "\n")
+        panels = [
+            Panel(title, "", [Series(line, x, y, k) for k, (line, (x, y)) in enumerate(lines.items())])
+            for title, lines in found.curves.items()
+        ]
+        draw_panels(panels, arguments.output / f"{name}.png")
+        _print_simulated(told, found)
+    print(f"figures and numbers in {arguments.output}")
+
+
+def _advance(bar: Any, task: Any, share: float) -> None:
+    bar.update(task, completed=share)
+
+
+def _print_simulated(told: str, found: Any) -> None:
+    from gapless.report import Cell, Table
+
+    rows = [
+        [Cell(name), Cell(f"{value:.4g}"), Cell(f"{found.published[name]:.4g}" if name in found.published else "")]
+        for name, value in found.numbers.items()
+    ]
+    print(told)
+    Console().print(Table("", ["", "ours", "paper"], rows).terminal())

@@ -61,6 +61,8 @@ def opened(browser, report):
         page.on("request", lambda request: fetched.append(request.url))
         page.goto(report.as_uri())
         page.wait_for_selector("html[data-ready=true]")
+        page.locator("#map-space").scroll_into_view_if_needed()
+        page.wait_for_function("() => document.getElementById('map-space').data")
         pages.append((page, wrong, fetched))
         return page
 

@@ -74,7 +74,7 @@ function startMaps() {
   const plane = document.getElementById("map-plane"), space = document.getElementById("map-space");
   const run = document.getElementById("map-run"), epoch = document.getElementById("map-epoch");
   const told = document.getElementById("map-told"), turn = document.getElementById("map-turn");
-  let angle = 0.8, visible = false;
+  let angle = 0.8, visible = false, started = false;
 
   const current = () => content.maps[Number(run.value)];
   const frame = () => current().frames[Number(epoch.value)];
@@ -140,17 +140,25 @@ function startMaps() {
     card.hidden = false;
   }
 
+  function start() {
+    if (started) return;
+    started = true;
+    choose();
+    for (const div of [plane, space]) {
+      div.on("plotly_hover", point);
+      div.on("plotly_unhover", () => { card.hidden = true; });
+    }
+    turn.checked = content.maps.some((m) => m.sphere) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
+    rotate();
+  }
+
   run.addEventListener("change", choose);
   epoch.addEventListener("input", show);
-  choose();
-  for (const div of [plane, space]) {
-    div.on("plotly_hover", point);
-    div.on("plotly_unhover", () => { card.hidden = true; });
-  }
-  new IntersectionObserver(([entry]) => { visible = entry.isIntersecting; }).observe(space);
-  turn.checked = content.maps.some((m) => m.sphere) && !matchMedia("(prefers-reduced-motion: reduce)").matches;
-  rotate();
-  return show;
+  new IntersectionObserver(([entry]) => {
+    visible = entry.isIntersecting;
+    if (visible) setTimeout(start);
+  }, { rootMargin: "200px" }).observe(space);
+  return () => { start(); show(); };
 }
 
 const redrawMaps = content.maps.length ? startMaps() : () => {};
@@ -159,6 +167,7 @@ function redraw() {
   drawn.forEach((div) => Plotly.react(div, content.charts[div.dataset.chart].data, dressed(content.charts[div.dataset.chart].layout), CONFIG));
   redrawMaps();
 }
+
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("beforeprint", () => { document.querySelectorAll("[data-chart]").forEach(draw); redraw(); });
 document.documentElement.dataset.ready = "true";
