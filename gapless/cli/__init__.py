@@ -170,18 +170,23 @@ def _sweep(arguments: Any) -> None:
     Console().print(run_sweep(*given).terminal())
 
 
-EXPERIMENTS = ("demo", "contrastive-gap")
+EXPERIMENTS = ("demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature")
 
 
 def _reproduce_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "experiment", type=str, help="demo: clip, cua, cuaxu from one start. contrastive-gap: that paper's tables."
+        "experiment",
+        type=str,
+        help="demo: clip, cua, cuaxu from one start. A paper: contrastive-gap, all of its tables; "
+        "connect-collapse-corrupt and bug-or-feature, their geometry.",
     )
     parser.add_argument(
         "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
     )
     parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
     parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
+    parser.add_argument("--source", type=Path, default=None, help="Geometry: a run or a file of arrays image and text.")
+    parser.add_argument("--only", type=str, default="geometry", help="connect-collapse-corrupt: geometry.")
     parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
     parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
     parser.add_argument("--dimensions", type=list[int], default=[32, 64, 128], help="Of the grid.")
@@ -197,6 +202,13 @@ def _reproduce(arguments: Any) -> None:
         from gapless.reproduce.demo import run_demo
 
         run_demo(output, arguments.quick)
+        return
+    if arguments.experiment != "contrastive-gap":
+        from gapless.reproduce.geometry import reproduce_geometry
+
+        if arguments.only != "geometry":
+            raise ConfigError(f"--only: {arguments.only!r} is not one of geometry")
+        reproduce_geometry(arguments.experiment, output, arguments.source, arguments.quick)
         return
     from gapless.reproduce.contrastive_gap import reproduce
 

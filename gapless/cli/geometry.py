@@ -327,8 +327,8 @@ def run_simulate(arguments: Any) -> None:
     from rich.progress import Progress
 
     from gapless.geometry.simulate import SIMULATIONS
-    from gapless.report.figures import draw_panels
-    from gapless.report.panels import Panel, Series
+    from gapless.report import Table
+    from gapless.reproduce.geometry import draw_simulated, simulated_rows
 
     names = list(SIMULATIONS) if arguments.names == ["all"] else arguments.names
     if not names:
@@ -349,25 +349,11 @@ def run_simulate(arguments: Any) -> None:
                 found = function(**settings)
         tree = {"simulation": name, "settings": settings, "numbers": found.numbers, "published": found.published}
         (arguments.output / f"{name}.json").write_text(json.dumps(tree, indent=2) + "\n")
-        panels = [
-            Panel(title, "", [Series(line, x, y, k) for k, (line, (x, y)) in enumerate(lines.items())])
-            for title, lines in found.curves.items()
-        ]
-        draw_panels(panels, arguments.output / f"{name}.png")
-        _print_simulated(told, found)
+        draw_simulated(found, arguments.output / f"{name}.png")
+        print(told)
+        Console().print(Table("", ["", "ours", "paper"], simulated_rows(found)).terminal())
     print(f"figures and numbers in {arguments.output}")
 
 
 def _advance(bar: Any, task: Any, share: float) -> None:
     bar.update(task, completed=share)
-
-
-def _print_simulated(told: str, found: Any) -> None:
-    from gapless.report import Cell, Table
-
-    rows = [
-        [Cell(name), Cell(f"{value:.4g}"), Cell(f"{found.published[name]:.4g}" if name in found.published else "")]
-        for name, value in found.numbers.items()
-    ]
-    print(told)
-    Console().print(Table("", ["", "ours", "paper"], rows).terminal())

@@ -104,7 +104,7 @@ def reproduce(
         run_training(grid.start)
     failures = run_members(grid.all_members(), jobs)
     found = {_key(m): scores(m.folder, grid.name, grid.arithmetic) for m in grid.members if _has_results(m)}
-    tables = [*_experiments(grid), *_paper_tables(grid, found), *_claims(found)]
+    tables = [*_claims(found), *_experiments(grid), *_paper_tables(grid, found)]
     if failures:
         rows = [[Cell(name), Cell(told)] for name, told in failures.items()]
         tables.append(Table("Missing", ["run", "why"], rows, "Everything above is without these."))

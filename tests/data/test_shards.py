@@ -6,6 +6,7 @@ import pytest
 
 from gapless.config import DataConfig
 from gapless.data.images import BadSampleError
+from gapless.data.pairs import Pair
 from gapless.data.shards import INDEX_SUFFIX, ShardSource, expand_shards, read_index
 from gapless.data.sources import build_source
 from gapless.errors import DataError
@@ -38,7 +39,7 @@ def test_pairs_by_position(tmp_path):
     source = ShardSource(expand_shards(str(tmp_path / "{0..1}.tar")))
     assert len(source) == 6
     assert [source.shard(i) for i in range(6)] == [0, 0, 0, 1, 1, 1]
-    assert source.load(4) == ("0004", picture(seed=4), ("caption of 4", "another"))
+    assert source.load(4) == Pair("0004", picture(seed=4), ("caption of 4", "another"))
     assert source.num_captions(4) == 2
     again = ShardSource(expand_shards(str(tmp_path)))  # now from the index files
     assert again.members == source.members
