@@ -93,15 +93,6 @@ def _print(results: Any, title: str) -> None:
     Console().print(table)
 
 
-def _better(metric: str) -> str:
-    """Whether high or low values are better; empty for counts and dimensions."""
-    name = metric.rpartition("/")[2]
-    if name.startswith(("num_", "effective_dim", "seconds")):
-        return ""
-    low = ("centroid_distance", "linear_separability", "uniformity", "cross_uniformity", "alignment")
-    return "low" if name.startswith(low) or name.endswith("_rank") else "high"
-
-
 def _compare(runs: list[Path]) -> None:
     from gapless.eval.results import bootstrap_difference, comparison, load_results
 
@@ -124,14 +115,14 @@ def _print_side_by_side(found: Any, told: Mapping[str, str] | None = None) -> No
     from rich.table import Table
 
     from gapless.eval.results import comparison
-    from gapless.report.tables import Column, best_row
+    from gapless.report.tables import Column, best_row, better
 
     table = Table(box=None)
     for name in ("data set, task, metric", *found, *(["difference"] if told else [])):
         table.add_column(name, no_wrap=True)
     for row, values in comparison(found).items():
         metric = row.rpartition(" ")[2]
-        best = best_row({name: {metric: v} for name, v in values.items()}, Column(metric, "", _better(metric)))
+        best = best_row({name: {metric: v} for name, v in values.items()}, Column(metric, "", better(metric)))
         cells = (f"[bold]{v:.4f}[/]" if n == best else f"{v:.4f}" for n, v in values.items())
         table.add_row(row, *cells, *([told.get(row, "")] if told else []))
     Console(width=max(Console().width, 100 + sum(2 + max(7, len(name)) for name in found))).print(table)

@@ -132,11 +132,11 @@ def _draw(x: Any, y: Any, folder: Path) -> None:
 
     from gapless.eval import PairFeatures
     from gapless.report.figures import draw_panels, embedding_maps
-    from gapless.report.panels import cosines, spectra, variance
+    from gapless.report.panels import cosines, spectra
 
     folder.mkdir(parents=True, exist_ok=True)
     features = PairFeatures(x, y, torch.arange(len(x)), [])
-    panels = [spectra(features), *variance({"both": features}, ["both"])[:2]]
+    panels = spectra(features)
     if len(x) == len(y):
         panels.insert(0, cosines("cosines", features))
     for suffix in (".png", ".pdf"):
@@ -230,6 +230,7 @@ def add_noise(parser: ArgumentParser) -> None:
         "--noise", type=list[str], default=["gaussian"], help="gaussian, uniform, laplace, rademacher, student."
     )
     parser.add_argument("--levels", type=list[int], default=[], help="Also quantisation to so many levels on [-3, 3].")
+    parser.add_argument("--codes", type=list[str], default=[], help="Also codes of vector indexes: int8, binary.")
     parser.add_argument("--draws", type=int, default=100, help="Draws of the noise.")
     parser.add_argument("--mode", type=str, default="l2", help="l2, or cosine with moved rows of length 1.")
     parser.add_argument("--output", type=Path, default=None, help="Write the curves as JSON, and a figure beside it.")
@@ -242,11 +243,12 @@ def run_noise(arguments: Any) -> None:
 
     from gapless.geometry import close_gap, quantisation_robustness, robustness
     from gapless.geometry.files import load_pair
-    from gapless.geometry.robustness import FAMILIES, quantise
+    from gapless.geometry.robustness import FAMILIES, quantise, quantise_binary, quantise_int8
 
-    wrong = [family for family in arguments.noise if family not in FAMILIES]
-    if wrong:
-        raise ConfigError(f"--noise: {wrong[0]!r} is not one of {', '.join(FAMILIES)}")
+    for flag, given, known in (("noise", arguments.noise, FAMILIES), ("codes", arguments.codes, ("int8", "binary"))):
+        wrong = [name for name in given if name not in known]
+        if wrong:
+            raise ConfigError(f"--{flag}: {wrong[0]!r} is not one of {', '.join(known)}")
     for flag, value, words in (
         ("retrieved", arguments.retrieved, ("image", "text")),
         ("method", arguments.method, ("orthogonal", "approximate", "translate")),
@@ -277,11 +279,12 @@ def run_noise(arguments: Any) -> None:
                 arguments.seed,
                 lambda _: bar.advance(task),
             )
-    for levels in arguments.levels:
-        quantiser = partial(quantise, levels=levels)
-        curves[f"{levels} levels"] = quantisation_robustness(
-            queries, candidates, gap, quantiser, arguments.alphas, labels
-        )
+    largest = float(torch.cat([queries, candidates + gap]).abs().max())
+    codes = {"int8": partial(quantise_int8, scale=largest), "binary": quantise_binary}
+    quantisers = {f"{levels} levels": partial(quantise, levels=levels) for levels in arguments.levels}
+    quantisers |= {name: codes[name] for name in arguments.codes}
+    for name, quantiser in quantisers.items():
+        curves[name] = quantisation_robustness(queries, candidates, gap, quantiser, arguments.alphas, labels)
     _print_curves(curves, transform.told)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

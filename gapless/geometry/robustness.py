@@ -160,6 +160,11 @@ def quantise_int8(features: Tensor, scale: float) -> Tensor:
     return (features * (127 / scale)).round().clamp(-127, 127) * (scale / 127)
 
 
+def quantise_binary(features: Tensor) -> Tensor:
+    """Components as one bit, +-1; their Euclidean order is that of Hamming distances."""
+    return torch.where(features >= 0, 1.0, -1.0).to(features)
+
+
 @torch.no_grad()
 def quantisation_robustness(
     queries: Tensor,

@@ -17,7 +17,7 @@ from gapless.report.figures import draw_panels, embedding_maps
 from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
 from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
 from gapless.report.runs import RunRecord, differences
-from gapless.report.tables import Cell, Column, Table, score_table
+from gapless.report.tables import Cell, Column, Table, best_row, better, score_table
 
 ASSETS = files("gapless.report") / "assets"
 CSS = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "double"}
@@ -108,8 +108,14 @@ def final_table(runs: Sequence[RunRecord]) -> Table:
 def _result_tables(runs: Sequence[RunRecord]) -> list[Table]:
     """What gapless eval left in the runs' folders, for what all of those with results were scored at."""
     found = {run.name: load_results(run.folder) for run in runs if any((run.folder / "results").glob("*.json"))}
-    rows = [[Cell(name), *(Cell(f"{v:.4f}") for v in values.values())] for name, values in comparison(found).items()]
-    return [Table("Evaluations", ["data set, task, metric", *found], rows)] if rows else []
+    lines: dict[str, list[list[Cell]]] = {}
+    for name, values in comparison(found).items():
+        dataset, task, metric = name.split(" ")
+        if not metric.startswith("num_"):
+            best = best_row({n: {metric: v} for n, v in values.items()}, Column(metric, "", better(metric)))
+            cells = [Cell(f"{v:.4f}", n == best and len(values) > 1) for n, v in values.items()]
+            lines.setdefault(f"{dataset}: {task.replace('_', ' ')}", []).append([Cell(metric), *cells])
+    return [Table(title, ["", *found], rows) for title, rows in lines.items()]
 
 
 def setup_table(runs: Sequence[RunRecord]) -> Table:

@@ -92,14 +92,19 @@ def variance(features: Mapping[str, PairFeatures], order: Sequence[str]) -> list
     ]
 
 
-def spectra(features: PairFeatures) -> Panel:
-    """Singular values of both centred clouds, as shares of the largest, log10."""
-    shares = [explained_variance(side) for side in (features.image, features.text)]
-    lines = []
-    for number, (name, share) in enumerate(zip(("images", "texts"), shares, strict=True)):
-        values = (share.clamp(min=1e-16) / share[0].clamp(min=1e-16)).log10() / 2
-        lines.append(Series(name, [float(k + 1) for k in range(len(values))], values.tolist(), number))
-    return Panel("singular values (log10 of the share of the largest)", "component", lines)
+def spectra(features: PairFeatures) -> list[Panel]:
+    """Singular values of both centred clouds, and their cumulative explained variance."""
+    values, totals = [], []
+    for number, (name, side) in enumerate((("images", features.image), ("texts", features.text))):
+        share = explained_variance(side)
+        at = [float(k + 1) for k in range(len(share))]
+        logs = (share.clamp(min=1e-16) / share[0].clamp(min=1e-16)).log10() / 2
+        values.append(Series(name, at, logs.tolist(), number))
+        totals.append(Series(name, at, share.cumsum(0).tolist(), number))
+    return [
+        Panel("singular values (log10, of the largest)", "component", values),
+        Panel("cumulative explained variance", "components", totals, (0, 1.02)),
+    ]
 
 
 def cosines(name: str, features: PairFeatures) -> Panel:

@@ -80,6 +80,15 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(c, c) for c in text)
 
 
+def better(metric: str) -> str:
+    """Whether high or low values are better; empty for counts and dimensions."""
+    name = metric.rpartition("/")[2]
+    if name.startswith(("num_", "effective_dim", "seconds")):
+        return ""
+    low = ("centroid_distance", "linear_separability", "uniformity", "cross_uniformity", "alignment")
+    return "low" if name.startswith(low) or name.endswith("_rank") else "high"
+
+
 Rows = Mapping[str, Mapping[str, float]]
 
 

@@ -10,6 +10,7 @@ from gapless.geometry.robustness import (
     FAMILIES,
     draw_noise,
     quantise,
+    quantise_binary,
     quantise_int8,
     rephrasing_correlation,
     white_noise_correlation,
@@ -87,6 +88,14 @@ def test_fine_levels_change_no_neighbour_and_coarse_ones_some():
     assert max(coarse.robustness) < 1
 
 
+def test_binary_codes_rank_as_hamming_distances_do():
+    x, y, _ = clouds(30, 20, 16)
+    bits_x, bits_y = x >= 0, y >= 0
+    hamming = (bits_x[:, None] != bits_y[None]).sum(dim=2)
+    codes = torch.cdist(quantise_binary(x), quantise_binary(y)).square() / 4
+    torch.testing.assert_close(codes, hamming.float(), rtol=0, atol=1e-3)
+
+
 def test_white_noise_is_the_baseline_of_rephrasings():
     # Readings of the decision table: 0.58 for 1,000 texts in 512 dimensions, 0.99 for 10.
     assert white_noise_correlation(1000, 512) == pytest.approx(0.58, abs=0.01)
@@ -100,10 +109,13 @@ def test_white_noise_is_the_baseline_of_rephrasings():
 def test_the_command_prints_curves_and_draws_them(tmp_path):
     x, y, _ = clouds(60, 60)
     save_file({"image": x.contiguous(), "text": y.contiguous()}, tmp_path / "e.safetensors")
-    told = run("robustness", str(tmp_path / "e.safetensors"), "--draws=3", "--sigmas=[0.02,0.05]", "--levels=[128]",
-               "--noise=[gaussian,laplace]", "--method=approximate", "--output", str(tmp_path / "r.json"))  # fmt: skip
+    kinds = ("--sigmas=[0.02,0.05]", "--levels=[128]", "--noise=[gaussian,laplace]", "--codes=[int8,binary]")
+    place = (str(tmp_path / "e.safetensors"), "--output", str(tmp_path / "r.json"))
+    told = run("robustness", *place, *kinds, "--draws=3", "--method=approximate")
     tree = json.loads((tmp_path / "r.json").read_text())
-    assert set(tree["curves"]) == {"gaussian 0.02", "gaussian 0.05", "laplace 0.02", "laplace 0.05", "128 levels"}
+    wanted = {"gaussian 0.02", "gaussian 0.05", "laplace 0.02", "laplace 0.05", "128 levels", "int8", "binary"}
+    assert set(tree["curves"]) == wanted
     assert f"{tree['curves']['laplace 0.05']['robustness'][-1]:.4f}" in told
     assert (tmp_path / "r.png").stat().st_size > 5000
+    assert tree["curves"]["int8"]["robustness"][0] > tree["curves"]["binary"]["robustness"][0]
     assert "--noise: 'pink'" in run("robustness", str(tmp_path / "e.safetensors"), "--noise=[pink]", code=2)

@@ -165,7 +165,7 @@ def test_tables_mark_the_best_and_names_are_escaped(runs, tmp_path):
     assert "<b>bold" not in text.partition("<script")[0]
     assert "<title>A &amp; B</title>" in text
     assert '<td class="best">' in text
-    assert "emoji gap centroid_distance" in text  # of gapless eval
+    assert "<h3>emoji: gap</h3>" in text  # of gapless eval
     names = {p.name for p in (tmp_path / "r_figures").iterdir()}
     assert {"curves.pdf", "curves.png", "maps.pdf", "cosines.png", "cumulative_explained_variance.pdf"} <= names
     assert r"\toprule" in (tmp_path / "r.tex").read_text()
