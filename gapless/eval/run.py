@@ -26,7 +26,7 @@ from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
 from gapless.eval.suite import EmbeddedPairs, Suite
 from gapless.geometry import Transform, gap_metrics
-from gapless.models import ClipModel, LoadedModel, Tokenizer
+from gapless.models import ClipModel, LoadedModel, Tokenizer, TwinModel
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ def evaluate(
         raise ConfigError(f"--batch_size: {plan.batch_size} does not work, it must be at least 1")
     if plan.captions not in ("all", "first"):
         raise ConfigError(f"--captions: {plan.captions!r} is not one of all, first")
+    if isinstance(loaded.model, TwinModel) and loaded.model.towers != "image-text" and plan.datasets != ["val"]:
+        raise ConfigError(f"--datasets: {loaded.name} has {loaded.model.towers} towers, it can be scored on val only")
     suite = Suite(
         loaded,
         cache_folder,

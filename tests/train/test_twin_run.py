@@ -55,6 +55,7 @@ def test_embeddings_of_the_first_and_last_epoch_are_kept_and_are_what_was_evalua
 def test_a_trained_twin_is_evaluated_offline_as_it_was_in_training(tmp_path):
     path, folder = config(tmp_path)
     run("train", "--config", str(path))
+    assert "image-image towers, it can be scored on val only" in run("eval", str(folder), code=2)
     run("eval", str(folder), "--datasets=[val]")
     found = json.loads(next((folder / "results").glob("*.json")).read_text())["metrics"]
     last = [line for line in metrics(folder) if "val/centroid_distance" in line][-1]
