@@ -1,6 +1,7 @@
 """Runs of identical towers, through the command."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -79,3 +80,16 @@ def test_the_other_settings_train_and_doctor_knows_them(tmp_path, changes):
     run("train", "--config", str(path))
     lines = metrics(folder)
     assert lines[-1]["train/loss" if "train/loss" in lines[-1] else "val/alignment"] > 0
+
+
+def test_two_processes_train_a_twin_as_one(tmp_path):
+    path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
+    run("train", "--config", str(path))
+    path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
+    command = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for one, other in zip(metrics(alone), metrics(together), strict=True):
+        for name in ("train/loss", "val/centroid_distance", "val/alignment"):
+            if name in one:
+                assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4), (one["step"], name)
