@@ -37,7 +37,7 @@ class Gallery:
     """Data addresses by ``data set/key``."""
     captions: dict[str, str] = field(default_factory=dict)
     sources: dict[str, tuple[PairSource, str] | None] = field(default_factory=dict)
-    """Pairs and caption rule by data set; None for data that are not here."""
+    """Pairs and caption rule by the settings that choose them; None for data that are not here."""
 
     def add(self, run: RunRecord, position: int, key: str) -> str:
         """Its name in the gallery; without a picture if the data are not here."""
@@ -45,9 +45,10 @@ class Gallery:
         if name in self.captions:
             return name
         self.captions[name] = key
-        if run.data not in self.sources:
-            self.sources[run.data] = _source(run)
-        found = self.sources[run.data]
+        settings = str({k: v for k, v in run.config.items() if k.startswith("data.") or k in ("eval.split", "seed")})
+        if settings not in self.sources:
+            self.sources[settings] = _source(run)
+        found = self.sources[settings]
         if found is not None and 0 <= position < len(found[0]) and found[0].key(position) == key:
             source, rule = found
             try:

@@ -43,8 +43,13 @@ class RunRecord:
     @property
     def data(self) -> str:
         """What the run was evaluated on, so that runs of different data can be told apart."""
-        keys = ("data.source", "data.path", "data.val_path", "data.val_captions", "data.val_samples", "eval.split")
-        return ", ".join(str(self.config[key]) for key in keys if self.config.get(key) is not None)
+        keys = ["data.source", "data.path", "data.val_path", "data.val_captions", "eval.split"]
+        subset = ["data.train_samples", "seed"] if self.config.get("eval.split") == "train" else ["data.val_samples"]
+        found = {key: self.config.get(key) for key in keys + subset}
+        if found.get("data.train_samples", 0) is None:
+            found["seed"] = None  # a seed chooses a subset only
+        named = {"data.train_samples": "{} pairs", "data.val_samples": "{} pairs", "seed": "seed {}"}
+        return ", ".join(named.get(key, "{}").format(value) for key, value in found.items() if value is not None)
 
 
 def load_run(folder: Path) -> RunRecord:

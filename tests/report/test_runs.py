@@ -67,3 +67,11 @@ def test_only_differences_of_the_configurations_are_shown(tmp_path):
     assert "are the same" in setup_table([runs[0], same]).note
     (tmp_path / "c" / "config.yaml").unlink()
     assert "No config.yaml: c" in setup_table([runs[0], load_run(tmp_path / "c")]).note
+
+
+def test_training_pairs_of_another_subset_are_other_data(tmp_path):
+    subset = {"eval": {"split": "train"}, "data": {"source": "emoji", "train_samples": 64}}
+    records = [load_run(folder(tmp_path, name, seed=seed, **subset)) for name, seed in (("a", 1), ("b", 2))]
+    assert [record.data for record in records] == ["emoji, train, 64 pairs, seed 1", "emoji, train, 64 pairs, seed 2"]
+    whole = {"eval": {"split": "train"}, "data": {"source": "emoji", "train_samples": None}}
+    assert load_run(folder(tmp_path, "c", seed=3, **whole)).data == "emoji, train"
