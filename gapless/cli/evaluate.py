@@ -16,7 +16,7 @@ HEADLINES = {
     "zeroshot_retrieval_first_caption": ("image_retrieval_recall@1", "text_retrieval_recall@1"),
     "linear_probe": ("lp_acc1", "lp_mean_per_class_recall"),
     "joint_clustering": ("v_measure", "nmi", "ari", "modality_nmi"),
-    "gap": ("centroid_distance", "linear_separability", "uniformity", "alignment"),
+    "gap": ("centroid_distance", "linear_separability", "mixing@10", "uniformity", "alignment"),
 }
 """Metrics that the table shows of a task; of others all."""
 

@@ -25,7 +25,7 @@ from gapless.eval.pairs import build_pair_evaluation
 from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
 from gapless.eval.suite import EmbeddedPairs, Suite
-from gapless.geometry import Transform, gap_metrics
+from gapless.geometry import Transform, whole_gap
 from gapless.models import ClipModel, LoadedModel, Tokenizer, TwinModel
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def score_pairs(
         found.append(suite.result(name, task, metrics, images, {k: v.float() for k, v in first.items()}))
         found[0].num_bad += embedded.without_caption
     if "gap" in plan.tasks and len(firsts) >= 5:
-        found.append(suite.result(name, "gap", gap_metrics(images.features, firsts), images))
+        found.append(suite.result(name, "gap", whole_gap(images.features, firsts), images))
     if "mixed" in plan.tasks:
         found.append(suite.result(name, "mixed_modality_retrieval", mixed_recall(images.features, firsts), images))
     if "intra_modal" in plan.tasks:

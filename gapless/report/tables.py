@@ -80,13 +80,20 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(c, c) for c in text)
 
 
+LOWER = (
+    *("centroid_distance", "linear_separability", "uniformity", "cross_uniformity", "alignment", "mixing"),
+    *("relative_modality_gap", "energy_distance", "mmd2", "gaussian_w2", "stochasticity", "modality_nmi"),
+)
+"""Metrics that are better when low, by the beginning of their names."""
+NEITHER = ("num_", "effective_", "seconds", "gap_", "noise_", "cone_", "non_pair_cosine")
+
+
 def better(metric: str) -> str:
-    """Whether high or low values are better; empty for counts and dimensions."""
+    """Whether high or low values are better; empty for counts, dimensions and descriptions."""
     name = metric.rpartition("/")[2]
-    if name.startswith(("num_", "effective_dim", "seconds")):
+    if name.startswith(NEITHER):
         return ""
-    low = ("centroid_distance", "linear_separability", "uniformity", "cross_uniformity", "alignment")
-    return "low" if name.startswith(low) or name.endswith("_rank") else "high"
+    return "low" if name.startswith(LOWER) or name.endswith("_rank") else "high"
 
 
 Rows = Mapping[str, Mapping[str, float]]

@@ -1,4 +1,7 @@
+import pytest
+
 from gapless.report import Cell, Column, Table, best_row, score_table
+from gapless.report.tables import better
 
 ROWS = {"start": {"gap": 0.0, "recall": 0.9}, "a": {"gap": 0.5, "recall": 0.25}, "b": {"gap": 0.25}}
 COLUMNS = (Column("gap", "gap", "low"), Column("recall", "R@1", "high"), Column("gap", "plain"))
@@ -27,3 +30,22 @@ def test_latex_is_booktabs_with_its_special_characters_escaped():
     assert r"model\_a & \textbf{0.5 $\pm$ 0.1} & 50 \% \\" in told
     assert r"\caption{Gap \& recall. n = 3.}" in told
     assert [told.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", "{lrr}")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("val/centroid_distance", "low"),
+        ("linear_separability_centred", "low"),
+        ("image_retrieval_median_rank", "low"),
+        ("mixing@10", "low"),
+        ("mixed_recall@1_0.5", "high"),
+        ("relative_alignment", "high"),
+        ("emoji/acc1", "high"),
+        ("effective_rank_image", ""),
+        ("gap_length_mean", ""),
+        ("num_edits", ""),
+    ],
+)
+def test_which_direction_is_better(metric, direction):
+    assert better(metric) == direction
