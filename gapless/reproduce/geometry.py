@@ -6,6 +6,7 @@ The model is any run or file of embeddings; without one, an emoji CLIP is traine
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -225,5 +226,5 @@ def _write(paper: str, output: Path, tables: Sequence[Table], run: Path | None) 
         except DataError as error:
             logger.warning("no page: %s", error)
     for table in tables:
-        Console(width=max(Console().width, 100)).print(table.title, table.terminal(), table.note, "")
+        Console(width=max(Console().width, 100)).print(table.title, replace(table, title="").terminal(), table.note, "")
     logger.info("written: %s", output / f"{paper}.md")
