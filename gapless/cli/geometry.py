@@ -346,10 +346,7 @@ def run_simulate(arguments: Any) -> None:
         settings: dict[str, Any] = dict(small if arguments.small else usual)
         with Progress(transient=True, console=Console(stderr=True)) as bar:
             task = bar.add_task(name, total=1.0)
-            if "progress" in function.__code__.co_varnames:
-                found = function(**settings, progress=partial(_advance, bar, task))
-            else:
-                found = function(**settings)
+            found = function(**settings, progress=partial(_advance, bar, task))
         tree = {"simulation": name, "settings": settings, "numbers": found.numbers, "published": found.published}
         (arguments.output / f"{name}.json").write_text(json.dumps(tree, indent=2) + "\n")
         draw_simulated(found, arguments.output / f"{name}.png")

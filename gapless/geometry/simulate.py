@@ -131,6 +131,7 @@ def stable_region(
     temperatures: Sequence[float] = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0),
     delta: float = 0.01,
     seed: int = 0,
+    progress: Progress = _nothing,
 ) -> Simulated:
     """Margin over the hardest negative at which a term of the loss falls below delta, by temperature (Lemma 2)."""
     points = F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
@@ -141,6 +142,7 @@ def stable_region(
         # loss = log(1 + o exp(-margin / t)), where o = sum of exp((negative - hardest) / t) lies between 1 and n.
         o = ((negatives - hardest) / t).exp().sum()
         margins.append(float(t * (o / math.expm1(delta)).log()))
+        progress(len(margins) / len(temperatures))
     return Simulated(
         {f"margin at temperature {t:g}": m for t, m in zip(temperatures, margins, strict=True)},
         curves={"margin that ends the optimisation": {"by temperature": (list(temperatures), margins)}},

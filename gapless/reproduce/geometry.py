@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -172,10 +173,7 @@ def _quantisation(x: Tensor, y: Tensor) -> Table:
     gap, _ = _gap(x, y, 0.05)
     labels, curves = torch.arange(len(x)), []
     for levels in LEVELS:
-
-        def quantiser(features: Tensor, levels: int = levels) -> Tensor:
-            return quantise(features, levels)
-
+        quantiser = partial(quantise, levels=levels)
         curves.append((str(levels), quantisation_robustness(x, y, gap, quantiser, (0.0, 0.5, 1.0), labels)))
     note = "Images and moved texts on so many levels of [-3, 3]. Paper: robustness rises as the gap closes."
     return _table("Figure 9: quantisation", "levels", curves, note)
