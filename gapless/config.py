@@ -18,7 +18,9 @@ from gapless.errors import ConfigError
 from gapless.parsing import parse_arguments
 
 Flat = dict[str, Any]
-EvalTask = Literal["zero_shot", "retrieval", "gap", "arithmetic", "linear_probe", "intra_modal", "mixed", "clustering"]
+EvalTask = Literal[
+    "zero_shot", "retrieval", "gap", "arithmetic", "linear_probe", "intra_modal", "mixed", "clustering", "robustness"
+]
 _Ends = TypedDict("_Ends", {"from": float, "to": float})
 
 
@@ -308,7 +310,8 @@ class EvalPlan:
     imagefolder, wds/NAME, paper (the contrastive-gap paper's five), or any data set of clip_benchmark."""
     tasks: list[EvalTask] = field(default_factory=lambda: ["zero_shot", "retrieval", "gap", "arithmetic"])
     """What is scored where a data set allows it; besides those: linear_probe, intra_modal (retrieval of images among
-    images and texts among texts), mixed (retrieval among images and texts), clustering (of both together)."""
+    images and texts among texts), mixed (retrieval among images and texts), clustering (of both together), robustness
+    (of classes and choices to noise and other words, with the gap open and closed)."""
     root: str | None = None
     """Folder of the data sets; {dataset} in it becomes the name, with - for /."""
     split: str | None = None
@@ -324,6 +327,10 @@ class EvalPlan:
     'photo of' before those of dtd and caltech101), for comparison with its numbers only."""
     lambdas: list[float] = field(default_factory=lambda: [1.0])
     """Strengths of the edits in simat and emoji arithmetic."""
+    noise: float = 0.025
+    """Deviation of a component of the Gaussian noise of robustness."""
+    draws: int = 100
+    """Draws of that noise, and of other words for the choices of aokvqa (each embeds all of them anew)."""
     heads: Path | None = None
     """Linear heads for simat, safetensors with image.weight, image.bias, text.weight, text.bias."""
     transform: Path | None = None

@@ -67,7 +67,7 @@ def _score(
     images = suite.images(paths, f"{name} arithmetic")
     if images.bad:
         raise DataError(f"{name}: {images.bad[0].key} cannot be used ({images.bad[0].detail})")
-    words = suite.words(sorted(set(edits.value + edits.target)))
+    words = suite.words(edits.value + edits.target)
     features = images.features
     if heads is not None:
         features, words = _through_heads(heads, features, words)

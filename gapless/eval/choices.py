@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from gapless.errors import DataError
+from gapless.eval.features import ImageFeatures
 from gapless.eval.results import Result
 from gapless.eval.suite import Suite
+from gapless.geometry.robustness import nearest_choice
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,21 @@ class Question:
     """A question on an image, and its possible answers."""
 
     image: Path
-    prompts: tuple[str, ...]
-    """``{question} {choice}`` for each choice."""
+    question: str
+    choices: tuple[str, ...]
     correct: int
+    """Position of the right choice."""
+    right_answers: tuple[str, ...] = ()
+    """Other wordings of it."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """``{question} {choice}`` for each choice."""
+        return tuple(f"{self.question} {choice}" for choice in self.choices)
 
 
 def load_aokvqa(annotations: Path, images: Path) -> list[Question]:
-    """Questions of A-OKVQA's format: a list of image_id, question, choices and correct_choice_idx.
+    """Questions of A-OKVQA's format: a list of image_id, question, choices, correct_choice_idx, direct_answers.
 
     Args:
         annotations: aokvqa_v1p0_val.json.
@@ -42,8 +52,10 @@ def load_aokvqa(annotations: Path, images: Path) -> list[Question]:
         return [
             Question(
                 images / f"{int(q['image_id']):012d}.jpg",
-                tuple(f"{q['question']} {choice}" for choice in q["choices"]),
+                str(q["question"]),
+                tuple(map(str, q["choices"])),
                 int(q["correct_choice_idx"]),
+                tuple(dict.fromkeys(map(str, q.get("direct_answers", ())))),
             )
             for q in tree
         ]
@@ -51,19 +63,29 @@ def load_aokvqa(annotations: Path, images: Path) -> list[Question]:
         raise DataError(f"{annotations} is not A-OKVQA's format ({error!r})") from None
 
 
-def evaluate_vqa(suite: Suite, questions: Sequence[Question], name: str = "aokvqa") -> Result:
-    """Share of questions whose right answer is the choice nearest to the image."""
+def embed_questions(
+    suite: Suite, questions: Sequence[Question], name: str
+) -> tuple[ImageFeatures, list[Question], Tensor, Tensor]:
+    """Images, the questions on those that could be read, and of each the image (Q, D) and the choices (Q, A, D).
+
+    Raises:
+        DataError: questions with different numbers of choices.
+    """
     paths = sorted({q.image for q in questions})
     images = suite.images(paths, name)
     row = {paths[position]: k for k, position in enumerate(images.positions.tolist())}
     usable = [q for q in questions if q.image in row]
-    texts = suite.words(sorted({prompt for q in usable for prompt in q.prompts}))
-    hits = torch.tensor(
-        [
-            int((torch.stack([texts[p] for p in q.prompts]) @ images.features[row[q.image]]).argmax()) == q.correct
-            for q in usable
-        ]
-    )
+    if len({len(q.choices) for q in usable}) != 1:
+        raise DataError(f"{name}: its questions need one number of choices, and one question at least")
+    texts = suite.words(p for q in usable for p in q.prompts)
+    choices = torch.stack([torch.stack([texts[p] for p in q.prompts]) for q in usable])
+    return images, usable, images.features[[row[q.image] for q in usable]], choices
+
+
+def evaluate_vqa(suite: Suite, questions: Sequence[Question], name: str = "aokvqa") -> Result:
+    """Share of questions whose right answer is the choice nearest to the image."""
+    images, usable, queries, choices = embed_questions(suite, questions, name)
+    hits = nearest_choice(queries, choices) == torch.tensor([q.correct for q in usable])
     metrics = {"acc": float(hits.double().mean()), "num_questions": float(len(usable))}
     return suite.result(name, "multiple_choice", metrics, images, {"acc": hits.float()})
 
@@ -127,7 +149,7 @@ def evaluate_selection(suite: Suite, instances: Sequence[Selection], name: str) 
     images = suite.images(paths, name)
     row = {paths[position]: k for k, position in enumerate(images.positions.tolist())}
     usable = [instance for instance in instances if all(path in row for path in instance.images)]
-    texts = suite.words(sorted({caption for instance in usable for caption in instance.captions}))
+    texts = suite.words(caption for instance in usable for caption in instance.captions)
     hits = torch.tensor(
         [
             selection_hits(

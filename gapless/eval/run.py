@@ -21,6 +21,7 @@ from gapless.eval.choices import evaluate_selection, evaluate_vqa, load_aokvqa, 
 from gapless.eval.features import Autocast
 from gapless.eval.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.interpolate import set_between
+from gapless.eval.noise import choice_noise, class_noise
 from gapless.eval.pairs import build_pair_evaluation
 from gapless.eval.results import Result, save_result
 from gapless.eval.retrieval import recall_at, retrieval_ranks
@@ -49,6 +50,8 @@ def evaluate(
     Accelerator()  # joins the processes, which PartialState alone would not do on CPUs
     if plan.batch_size < 1:
         raise ConfigError(f"--batch_size: {plan.batch_size} does not work, it must be at least 1")
+    if plan.draws < 1:
+        raise ConfigError(f"--draws: {plan.draws} does not work, it must be at least 1")
     if plan.captions not in ("all", "first"):
         raise ConfigError(f"--captions: {plan.captions!r} is not one of all, first")
     if isinstance(loaded.model, TwinModel) and loaded.model.towers != "image-text" and plan.datasets != ["val"]:
@@ -121,7 +124,11 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
         if name == "simat":
             return [evaluate_simat(suite, folder, plan.lambdas, "test" if plan.split == "test" else "dev", plan.heads)]
         if name == "aokvqa":
-            return [evaluate_vqa(suite, load_aokvqa(folder / "aokvqa_v1p0_val.json", folder / "val2017"))]
+            questions = load_aokvqa(folder / "aokvqa_v1p0_val.json", folder / "val2017")
+            found = [evaluate_vqa(suite, questions)]
+            if "robustness" in plan.tasks:
+                found.append(choice_noise(suite, questions, name, plan.noise, plan.draws))
+            return found
         if name == "winoground":
             return [evaluate_selection(suite, load_winoground(folder / "examples.jsonl", folder / "images"), name)]
         if name.startswith("sugar_crepe/"):
@@ -155,6 +162,8 @@ def _classification(suite: Suite, name: str, plan: EvalPlan, split: str) -> list
     data, found = build_labelled(name, plan.root, split, plan.download, plan.prompts), []
     if "zero_shot" in plan.tasks:
         found.append(suite.zero_shot(data))
+    if "robustness" in plan.tasks:
+        found.append(class_noise(suite, data, plan.noise, plan.draws))
     if "linear_probe" in plan.tasks:
         found.append(suite.linear_probe(build_labelled(name, plan.root, "train", plan.download), data))
     if "intra_modal" in plan.tasks:

@@ -1,7 +1,7 @@
 """A model and everything it can be scored at: each image is embedded once, whatever number of tasks read it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -157,9 +157,10 @@ class Suite:
         """Features of image files."""
         return self._images(ImageFiles(paths, [-1] * len(paths)), name)
 
-    def words(self, words: Sequence[str]) -> dict[str, Tensor]:
-        """Features of bare words."""
-        return dict(zip(words, self._texts(words), strict=True))
+    def words(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        """Features of texts, each embedded once and as it is."""
+        different = sorted(set(texts))
+        return dict(zip(different, self._texts(different), strict=True))
 
     def result(
         self,

@@ -3,7 +3,7 @@
 Axis letters: N pairs, D dimensions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def _strips(rows: int, columns: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def mixing(image_features: Tensor, text_features: Tensor, k: int = 10) -> float:
+def mixing(image_features: Tensor, text_features: Tensor, ks: Sequence[int] = (1, 10)) -> dict[str, float]:
     """Share of the k nearest neighbours, among images and texts together, that are of the query's own modality.
 
     A query is no neighbour of itself, and its pair is left out.
@@ -26,22 +26,25 @@ def mixing(image_features: Tensor, text_features: Tensor, k: int = 10) -> float:
     Args:
         image_features: unit-norm (N, D).
         text_features: unit-norm (N, D).
-        k: at most 2 N - 2.
+        ks: numbers of neighbours; those above 2 N - 2 count all of them.
 
     Returns:
-        0.5 (mixed) to 1 (no neighbour is of the other modality); below 0.5 neighbours are rather of the other.
+        ``mixing@k``: 0.5 (mixed) to 1 (no neighbour is of the other modality); below 0.5 neighbours are rather of the
+        other.
     """
     n, together = len(image_features), torch.cat([image_features, text_features])
-    k = min(k, 2 * n - 2)
-    same = 0
+    most = {k: min(k, 2 * n - 2) for k in ks}
+    same = dict.fromkeys(ks, 0)
     for rows in _strips(2 * n, 2 * n):
         similarity = together[rows] @ together.T
         index = torch.arange(rows.start, rows.stop)
         here = torch.arange(len(index))
         similarity[here, index] = similarity[here, (index + n) % (2 * n)] = -torch.inf
-        nearest = similarity.topk(k, dim=1).indices
-        same += int(((nearest >= n) == (index >= n)[:, None]).sum())
-    return same / (2 * n * k)
+        nearest = similarity.topk(max(most.values()), dim=1).indices
+        own = (nearest >= n) == (index >= n)[:, None]
+        for k in ks:
+            same[k] += int(own[:, : most[k]].sum())
+    return {f"mixing@{k}": same[k] / (2 * n * most[k]) for k in ks}
 
 
 @torch.no_grad()

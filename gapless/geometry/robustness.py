@@ -94,7 +94,7 @@ def robustness(
     """
     queries, candidates, gap = queries.float(), candidates.float(), gap.float()
     moved = [candidates + alpha * gap for alpha in alphas]
-    clean = [_nearest(queries, each, mode) for each in moved]
+    clean = [nearest(queries, each, mode) for each in moved]
     generator = torch.Generator().manual_seed(seed)
     stays = torch.zeros(draws, len(alphas), dtype=torch.float64)
     right = torch.zeros(draws, len(alphas), dtype=torch.float64)
@@ -116,8 +116,14 @@ def robustness(
     )
 
 
-def _nearest(queries: Tensor, candidates: Tensor, mode: Mode) -> Tensor:
-    """Index (N,) of the nearest candidate; the first of equals."""
+def nearest(queries: Tensor, candidates: Tensor, mode: Mode = "l2") -> Tensor:
+    """Index (N,) of the candidate (C, D) nearest to each query (N, D); the first of equals.
+
+    Args:
+        queries: unit-norm (N, D).
+        candidates: (C, D).
+        mode: l2, or cosine, which gives candidates length 1 first.
+    """
     if mode == "cosine":
         candidates = F.normalize(candidates, dim=1)
     offsets = candidates.square().sum(dim=1) / 2
@@ -130,7 +136,7 @@ def _nearest_of_many(
 ) -> list[Tensor]:
     """Nearest noisy candidates for each alpha."""
     if mode == "cosine":
-        return [_nearest(queries, each + noise, mode) for each in moved]
+        return [nearest(queries, each + noise, mode) for each in moved]
     noisy = candidates + noise
     offsets = [(each + noise).square().sum(dim=1) / 2 for each in moved]
     found: list[list[Tensor]] = [[] for _ in moved]
@@ -188,12 +194,77 @@ def quantisation_robustness(
     coarse = quantiser(queries.float())
     for alpha in alphas:
         moved = candidates.float() + alpha * gap.float()
-        clean, found = _nearest(queries.float(), moved, "l2"), _nearest(coarse, quantiser(moved), "l2")
+        clean, found = nearest(queries.float(), moved, "l2"), nearest(coarse, quantiser(moved), "l2")
         stays.append(float((clean == found).double().mean()))
         if labels is not None:
             accuracy.append(float((clean == labels).double().mean()))
             noisy.append(float((found == labels).double().mean()))
     return Robustness(tuple(alphas), tuple(stays), (0.0,) * len(stays), tuple(accuracy), tuple(noisy))
+
+
+def own_gap(choices: Tensor, gap: Tensor) -> Tensor:
+    """The part of a gap that is orthogonal to the differences within each question's choices (its Eq. 11).
+
+    Args:
+        choices: (Q, A, D), the A choices of each of Q questions.
+        gap: (D,).
+
+    Returns:
+        (Q, 1, D), what a question's choices are moved by at alpha 1.
+    """
+    centred = (choices - choices.mean(dim=1, keepdim=True)).double()
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    real = singular > 1e-6 * singular[:, :1].clamp(min=1e-300)  # float32 features: smaller ones are rounding
+    along = (directions @ gap.double()) * real
+    return (gap.double() - torch.einsum("qk,qkd->qd", along, directions)).unsqueeze(1).to(choices)
+
+
+@torch.no_grad()
+def choice_robustness(
+    queries: Tensor,
+    choices: Tensor,
+    gap: Tensor,
+    correct: Tensor,
+    alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    sigma: float = 0.025,
+    draws: int = 100,
+    seed: int = 0,
+) -> Robustness:
+    """As :func:`robustness`, where each query has its own few candidates (multiple-choice questions on images).
+
+    Args:
+        queries: unit-norm (Q, D), the image of each question.
+        choices: unit-norm (Q, A, D).
+        gap: (D,), from the mean of all choices to that of all images; each question moves by its :func:`own_gap`.
+        correct: int64 (Q,), the right choice.
+        alphas: how far the choices are moved.
+        sigma: standard deviation of a component of the noise.
+        draws: K.
+        seed: of the noise.
+    """
+    step = own_gap(choices, gap)
+    clean = [nearest_choice(queries, choices + alpha * step) for alpha in alphas]
+    generator = torch.Generator().manual_seed(seed)
+    stays, right = torch.zeros(2, draws, len(alphas), dtype=torch.float64)
+    for k in range(draws):
+        noisy = choices + draw_noise(tuple(choices.shape), "gaussian", sigma, generator)
+        for a, alpha in enumerate(alphas):
+            found = nearest_choice(queries, noisy + alpha * step)
+            stays[k, a] = (found == clean[a]).double().mean()
+            right[k, a] = (found == correct).double().mean()
+    errors = stays.std(dim=0) / draws**0.5 if draws > 1 else torch.zeros(len(alphas))
+    return Robustness(
+        tuple(alphas),
+        tuple(stays.mean(dim=0).tolist()),
+        tuple(errors.tolist()),
+        tuple(float((each == correct).double().mean()) for each in clean),
+        tuple(right.mean(dim=0).tolist()),
+    )
+
+
+def nearest_choice(queries: Tensor, choices: Tensor) -> Tensor:
+    """Index (Q,) of the choice (Q, A, D) nearest to each query (Q, D); the first of equals."""
+    return (torch.einsum("qd,qad->qa", queries, choices) - choices.square().sum(dim=2) / 2).argmax(dim=1)
 
 
 def rephrasing_correlation(originals: Tensor, rephrased: Tensor) -> float:

@@ -69,8 +69,7 @@ def whole_gap(
     a, b = _sample(x, seed), _sample(y, seed)
     found |= {"num_sampled": float(len(a))} | distribution_gap(a, b)
     if paired:
-        found |= pair_neighbours(a, b, temperature)
-        found |= {f"mixing@{k}": mixing(a, b, k) for k in (1, 10)}
+        found |= pair_neighbours(a, b, temperature) | mixing(a, b)
         found |= {"mutual_knn@10": mutual_knn(a, b), "cka": linear_cka(a, b)}
     return found
 

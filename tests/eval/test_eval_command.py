@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -313,14 +314,28 @@ def pictures(folder, names):
         (folder / name).write_bytes(picture(all_emoji()[40 * k].path))
 
 
+def test_classes_under_noise_and_in_other_words(export, classes):
+    loaded = load_model(str(export))
+    plan = EvalPlan(datasets=["wds/classes"], root=str(classes), tasks=["zero_shot", "robustness"], draws=4, workers=0)
+    plain, noisy = (result.metrics for result in evaluate(loaded, plan))
+    assert noisy["acc1@0"] == plain["acc1"]
+    assert noisy["acc1@1"] == noisy["acc1@0"]  # six prompts in more dimensions: the move is orthogonal to them
+    assert 0 <= noisy["robustness@0"] <= 1
+    assert noisy["white_noise_correlation"] > 0.5
+    assert noisy["rephrasing_correlation"] > 0.5
+    silent = evaluate(loaded, replace(plan, tasks=["robustness"], noise=0.0))[0].metrics
+    assert silent["robustness@0"] == silent["robustness@1"] == 1
+
+
 def test_questions_and_selections_in_their_own_formats(export, tmp_path):
     pictures(tmp_path / "val2017", [f"{k:012d}.jpg" for k in range(6)])
     questions = [
         {
             "image_id": k,
             "question": f"What is number {k}?",
-            "choices": ["dog", "cat", "car"],
+            "choices": ["dog", "cat", "car", f"thing {k}"],
             "correct_choice_idx": k % 3,
+            "direct_answers": [["hound", "puppy"], ["kitten"], ["automobile"]][k % 3],
         }
         for k in range(6)
     ]
@@ -341,6 +356,11 @@ def test_questions_and_selections_in_their_own_formats(export, tmp_path):
     found = {r.dataset: r for r in load_results(tmp_path / "r")}
     assert found["aokvqa"].metrics["num_questions"] == 6
     assert found["aokvqa"].samples["acc"].mean().item() == pytest.approx(found["aokvqa"].metrics["acc"])
+    arguments = ("--datasets=[aokvqa]", "--tasks=[robustness]", f"--root={tmp_path}", f"--output={tmp_path / 'n'}")
+    run("eval", str(export), *arguments, "--draws=3", "--workers=0")
+    noisy = next(r for r in load_results(tmp_path / "n") if r.task == "multiple_choice_robustness").metrics
+    assert noisy["acc@0"] == noisy["acc@1"] == found["aokvqa"].metrics["acc"]
+    assert {f"{name}@{alpha}" for name in ("robustness", "rephrasing_acc") for alpha in ("0", "0.5", "1")} <= set(noisy)
     assert found["sugar_crepe/swap_obj"].metrics["image_acc"] == 1  # one image only
     assert len(found["winoground"].samples["acc"]) == 3
     (tmp_path / "swap_obj.json").write_text("[1]")

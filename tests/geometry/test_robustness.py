@@ -8,7 +8,9 @@ from safetensors.torch import save_file
 from gapless.geometry import close_gap, quantisation_robustness, robustness
 from gapless.geometry.robustness import (
     FAMILIES,
+    choice_robustness,
     draw_noise,
+    own_gap,
     quantise,
     quantise_binary,
     quantise_int8,
@@ -59,6 +61,32 @@ def test_closing_an_orthogonal_gap_keeps_accuracy_and_raises_robustness_to_any_n
     assert len(set(found.accuracy)) == 1
     assert list(found.robustness) == sorted(found.robustness)
     assert found.robustness[-1] > found.robustness[1] + 0.01
+
+
+def test_choices_of_questions_are_moved_and_searched_one_question_at_a_time():
+    generator = torch.Generator().manual_seed(1)
+    images = F.normalize(torch.randn(9, 12, generator=generator), dim=1)
+    choices = F.normalize(torch.randn(9, 4, 12, generator=generator), dim=2)
+    correct, gap = torch.arange(9) % 4, torch.randn(12, generator=generator) * 0.5
+    step = own_gap(choices, gap)
+    for question, moved in zip(choices, step, strict=True):
+        assert ((question - question.mean(dim=0)) @ moved[0]).abs().max() < 1e-6
+        assert float(moved[0] @ (gap - moved[0])) == pytest.approx(0, abs=1e-6)
+    found = choice_robustness(images, choices, gap, correct, (0.0, 1.0), 0.2, 5, seed=2)
+    generator = torch.Generator().manual_seed(2)
+    stays, right = torch.zeros(2), torch.zeros(2)
+    for _ in range(5):
+        noise = draw_noise(choices.shape, "gaussian", 0.2, generator)
+        for a in (0, 1):
+            for q in range(9):
+                moved = choices[q] + a * step[q]
+                clean = int(torch.cdist(images[q : q + 1], moved).argmin())
+                noisy = int(torch.cdist(images[q : q + 1], moved + noise[q]).argmin())
+                stays[a] += (noisy == clean) / 45
+                right[a] += (noisy == int(correct[q])) / 45
+    torch.testing.assert_close(torch.tensor(found.robustness), stays)
+    torch.testing.assert_close(torch.tensor(found.noisy_accuracy), right)
+    assert found.accuracy[0] == found.accuracy[1]  # moved orthogonally to its choices, a question keeps its answer
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -90,16 +90,16 @@ def test_centred_separability_is_chance_and_not_below():
 
 def test_mixed_and_separate_clouds():
     x, y = F.normalize(normal(1500, 8), dim=1), F.normalize(normal(1500, 8, 1), dim=1)
-    assert mixing(x, y, 10) == pytest.approx(0.5, abs=0.02)
+    assert mixing(x, y)["mixing@10"] == pytest.approx(0.5, abs=0.02)
     apart = torch.zeros(8, dtype=torch.float64)
     apart[0] = 9
-    assert mixing(F.normalize(x + apart, dim=1), F.normalize(y - apart, dim=1), 10) == 1
+    assert mixing(F.normalize(x + apart, dim=1), F.normalize(y - apart, dim=1)) == {"mixing@1": 1, "mixing@10": 1}
     naive = []
     together = torch.cat([x[:30], y[:30]])
     for i in range(60):
         order = [j for j in torch.argsort(-(together @ together[i])).tolist() if j not in (i, (i + 30) % 60)]
         naive += [(j >= 30) == (i >= 30) for j in order[:4]]
-    assert mixing(x[:30], y[:30], 4) == pytest.approx(np.mean(naive))
+    assert mixing(x[:30], y[:30], (4,))["mixing@4"] == pytest.approx(np.mean(naive))
 
 
 def test_pairs_that_find_each_other_and_the_softmax_matching():
