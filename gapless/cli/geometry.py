@@ -219,6 +219,12 @@ def _print_closing(before: tuple[Any, Any], after: tuple[Any, Any], applied: boo
 def add_noise(parser: ArgumentParser) -> None:
     """What ``gapless robustness`` takes."""
     _add_sources(parser)
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        default=None,
+        help="The right candidate's row of each query, integers (N,), .npy; null takes row i for query i.",
+    )
     parser.add_argument("--retrieved", type=str, default="text", help="The modality that is searched, moved and noisy.")
     parser.add_argument("--method", type=str, default="orthogonal", help="orthogonal, approximate or translate.")
     parser.add_argument(
@@ -242,7 +248,7 @@ def run_noise(arguments: Any) -> None:
     from rich.progress import Progress
 
     from gapless.geometry import close_gap, quantisation_robustness, robustness
-    from gapless.geometry.files import load_pair
+    from gapless.geometry.files import load_labels, load_pair, load_sides
     from gapless.geometry.robustness import FAMILIES, quantise, quantise_binary, quantise_int8
 
     for flag, given, known in (("noise", arguments.noise, FAMILIES), ("codes", arguments.codes, ("int8", "binary"))):
@@ -256,12 +262,16 @@ def run_noise(arguments: Any) -> None:
     ):
         if value not in words:
             raise ConfigError(f"--{flag}: {value!r} is not one of {', '.join(words)}")
-    x, y, _ = load_pair(*_sources(arguments), arguments.rows, arguments.seed)
+    if arguments.labels and arguments.rows:
+        raise ConfigError("--rows: not with --labels, which are of all rows")
+    load = load_sides if arguments.labels else load_pair
+    x, y, _ = load(*_sources(arguments), arguments.rows, arguments.seed)
     transform = close_gap(x, y, arguments.method, 1.0, arguments.epsilon, moved=arguments.retrieved)
     gap = transform.text_shift if arguments.retrieved == "text" else transform.image_shift
     assert gap is not None
     queries, candidates = (x, y) if arguments.retrieved == "text" else (y, x)
-    labels, curves = torch.arange(len(x)), {}
+    labels = load_labels(arguments.labels, len(queries), len(candidates)) if arguments.labels else torch.arange(len(x))
+    curves = {}
     jobs = [(family, sigma) for family in arguments.noise for sigma in arguments.sigmas]
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("noise", total=len(jobs) * arguments.draws)

@@ -113,6 +113,24 @@ def load_pair(images: Path, texts: Path, rows: int | None = None, seed: int = 0)
     return x, y, changed
 
 
+def load_labels(path: Path, queries: int, candidates: int) -> Tensor:
+    """int64 (queries,): which candidate is right for each query.
+
+    Raises:
+        DataError: no integers, another number of them, or one that is no row of the candidates.
+    """
+    array = _read(path, "labels")
+    if getattr(array, "shape", None) != (queries,) or array.dtype.kind not in "iu":
+        raise DataError(f"{path} must be {queries} integers, one for each query")
+    labels = torch.from_numpy(np.array(array, dtype=np.int64))
+    wrong = ((labels < 0) | (labels >= candidates)).nonzero().flatten()
+    if len(wrong):
+        raise DataError(
+            f"{path}: label {int(labels[wrong[0]])} of row {int(wrong[0])} is none of {candidates} candidates"
+        )
+    return labels
+
+
 def kept_embeddings(source: Path) -> Path:
     """The file that holds both sides: the source itself, or the last one that a run kept.
 

@@ -6,6 +6,7 @@ Each returns its numbers, the paper's beside them, and curves to draw. Axis lett
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -276,7 +277,37 @@ def clusters(
     )
 
 
-SIMULATIONS: dict[str, tuple[str, Callable[..., Simulated], dict[str, float], dict[str, float]]] = {
+def ablation(
+    n: int = 20,
+    temperatures: Sequence[float] = (0.1, 0.3, 1.0, 10.0),
+    gaps: Sequence[float] = (0.0, 0.5, 1.0),
+    dimensions: Sequence[int] = (2, 16, 256),
+    steps: int = 2000,
+    seed: int = 0,
+    progress: Progress = _nothing,
+) -> Simulated:
+    """The gap that remains, by temperature, initial gap and dimension (Fig. 17 and its Appendix H).
+
+    Steps shrink with the temperature, as gradients grow with its inverse.
+    """
+    numbers: dict[str, float] = {}
+    curves: Curves = {}
+    total = len(temperatures) * len(gaps) * len(dimensions)
+    for d in dimensions:
+        lines = curves[f"gap after training by temperature, {d} dimensions"] = {}
+        for gap in gaps:
+            remaining = []
+            for temperature in temperatures:
+                lr = 0.05 * min(1.0, temperature)
+                found = clusters(n, d, gap, 0.05, temperature, steps, lr, 1.0, seed=seed)
+                remaining.append(found.numbers["gap after"])
+                numbers[f"d {d}, gap {gap:g}, temperature {temperature:g}"] = remaining[-1]
+                progress(len(numbers) / total)
+            lines[f"gap {gap:g} at first"] = (list(temperatures), remaining)
+    return Simulated(numbers, curves=curves)
+
+
+SIMULATIONS: dict[str, tuple[str, Callable[..., Simulated], dict[str, Any], dict[str, Any]]] = {
     "mlp-collapse": ("dimensional collapse by depth", mlp_collapse, {}, {"inputs": 300, "width": 64, "depth": 16}),
     "two-spans": (
         "a gap in dimensions without gradient",
@@ -309,6 +340,12 @@ SIMULATIONS: dict[str, tuple[str, Callable[..., Simulated], dict[str, float], di
         clusters,
         {"n": 500, "d": 64, "sphere": True, "spread": 0.1, "steps": 1500, "growth": 1.0},
         {"n": 40, "d": 16, "sphere": True, "spread": 0.1, "steps": 200, "lr": 0.002, "growth": 1.0},
+    ),
+    "ablation": (
+        "what remains of a gap, by temperature, initial gap and dimension",
+        ablation,
+        {},
+        {"n": 8, "temperatures": (0.1, 1.0), "gaps": (0.0, 1.0), "dimensions": (2, 8), "steps": 300},
     ),
 }
 """What it shows, the function, its settings, and settings of seconds."""

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 PAPERS = ("connect-collapse-corrupt", "bug-or-feature")
 OF_PAPER = {
     PAPERS[0]: ("mlp-collapse", "two-spans", "stable-region"),
-    PAPERS[1]: ("plane", "sphere", "flat", "warm", "high-dimension"),
+    PAPERS[1]: ("plane", "sphere", "flat", "warm", "high-dimension", "ablation"),
 }
 STATISTICS = {
     "gap_length": ("length of the gap", (0.83, 0.01)),

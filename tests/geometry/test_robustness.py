@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,3 +148,18 @@ def test_the_command_prints_curves_and_draws_them(tmp_path):
     assert (tmp_path / "r.png").stat().st_size > 5000
     assert tree["curves"]["int8"]["robustness"][0] > tree["curves"]["binary"]["robustness"][0]
     assert "--noise: 'pink'" in run("robustness", str(tmp_path / "e.safetensors"), "--noise=[pink]", code=2)
+
+
+def test_classes_from_files(tmp_path):
+    x, y, labels = clouds(60, 6, 12)
+    save_file({"image": x}, tmp_path / "x.safetensors")
+    save_file({"text": y}, tmp_path / "y.safetensors")
+    np.save(tmp_path / "labels.npy", labels.numpy())
+    arguments = [f"--images={tmp_path / 'x.safetensors'}", f"--texts={tmp_path / 'y.safetensors'}", "--draws=3"]
+    run("robustness", *arguments, f"--labels={tmp_path / 'labels.npy'}", f"--output={tmp_path / 'r.json'}")
+    curve = json.loads((tmp_path / "r.json").read_text())["curves"]["gaussian 0.025"]
+    expected = robustness(x, y, close_gap(x, y, "orthogonal").text_shift, draws=3, labels=labels)
+    assert curve["noisy_accuracy"] == pytest.approx(expected.noisy_accuracy)
+    np.save(tmp_path / "labels.npy", labels.numpy() + 1)
+    assert "is none of 6 candidates" in run("robustness", *arguments, f"--labels={tmp_path / 'labels.npy'}", code=3)
+    assert "row i of both must be one pair" in run("robustness", *arguments, code=3)

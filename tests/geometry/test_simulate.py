@@ -6,6 +6,7 @@ import torch
 
 from gapless.geometry.simulate import (
     SIMULATIONS,
+    ablation,
     clusters,
     descend,
     mlp_collapse,
@@ -61,6 +62,14 @@ def test_tight_clusters_keep_a_gap_that_becomes_orthogonal():
     assert found["relative alignment"] == 1
     warm = clusters(n=40, temperature=1.0, lr=0.02, growth=1.0, steps=6000).numbers
     assert warm["gap after"] < 0.2 * warm["gap before"]
+
+
+def test_what_remains_of_a_gap_by_temperature_and_dimension():
+    found = ablation(8, (0.1, 1.0), (0.0, 1.0), (2, 32), 1500).numbers
+    assert found["d 2, gap 1, temperature 0.1"] > 0.8
+    assert found["d 2, gap 1, temperature 1"] < 0.2
+    assert found["d 32, gap 1, temperature 1"] > 0.8  # few points in many dimensions align without closing it
+    assert max(found["d 2, gap 0, temperature 0.1"], found["d 2, gap 0, temperature 1"]) < 0.01
 
 
 def test_descent_is_on_the_contrastive_loss_of_distances():
