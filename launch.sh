@@ -6,7 +6,7 @@ set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ -x "$here/.venv/bin/accelerate" ]; then PATH="$here/.venv/bin:$PATH"; fi
 
-verbs=" train doctor eval gap close robustness simulate prepare export report reproduce sweep "
+verbs=" train doctor eval gap close robustness simulate caption prepare export report reproduce sweep "
 launch=()
 while [ $# -gt 0 ] && [[ "$verbs" != *" $1 "* ]]; do
   launch+=("$1")

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from jsonargparse import ArgumentParser
 
@@ -348,17 +348,25 @@ class EvalPlan:
     """Let torchvision fetch data sets that are missing."""
 
 
+Tree = TypeVar("Tree")
+
+
 def load_config(*paths: Path) -> Config:
-    """The configuration that YAML files, laid over each other in order, ask for.
+    """The training run that YAML files, laid over each other in order, ask for.
 
     Raises:
         ConfigError: an unknown key or a wrong type.
     """
+    return load_tree(Config, *paths)
+
+
+def load_tree(kind: type[Tree], *paths: Path) -> Tree:
+    """The same for any dataclass."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Config, None)
+    parser.add_class_arguments(kind, None)
     values = vars(parse_arguments(parser, [f"--config={path}" for path in paths]))
-    return Config(**{k: v for k, v in values.items() if k != "config"})
+    return kind(**{k: v for k, v in values.items() if k != "config"})
 
 
 def config_file(name: str) -> Path:
@@ -391,7 +399,7 @@ def flatten(tree: Flat, prefix: str = "") -> Flat:
     return flat
 
 
-def config_hash(config: Config) -> str:
+def config_hash(config: Any) -> str:
     """Eight characters that two configs share only if they ask for the same run (its name and folder aside)."""
     tree = asdict(config)
     del tree["name"], tree["output"]

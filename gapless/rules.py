@@ -2,17 +2,21 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from gapless.config import Config, Ramp, flatten
 from gapless.errors import ConfigError
+
+Rule = tuple[str, bool, str]
+"""A key, whether its value works, and what would."""
 
 
 def check_config(config: Config) -> None:
     """Raise ConfigError with the first key whose value cannot work, before any data or weights are read."""
     c = config
-    rules: list[tuple[str, bool, str]] = [
-        ("name", bool(re.fullmatch(r"[\w.{}+=@-]+", c.name)), "a folder name of letters, digits and ._+=@-"),
+    rules: list[Rule] = [
         ("data.batch_size", c.data.batch_size >= 2, "at least 2: every loss needs another pair"),
         ("data.captions", _is_caption_rule(c.data.captions), "first, random, index:K or all"),
         ("data.val_captions", _is_caption_rule(c.data.val_captions, ("first",)), "first or index:K"),
@@ -42,6 +46,21 @@ def check_config(config: Config) -> None:
         ("loss.align_alpha", c.loss.align_alpha > 0, "positive"),
         ("loss.hardness", c.loss.hardness >= 0, "0 or more"),
         ("loss.terms", all(_is_ramp(w) for w in c.loss.terms.values()), "weights whose schedules end after they start"),
+        ("eval.every_epochs", c.eval.every_epochs >= 1, "at least 1"),
+        ("eval.keep_embeddings", all(-1 <= e <= c.train.epochs for e in c.eval.keep_embeddings),
+         "a list of epochs from 0 to train.epochs, or -1 for the last"),
+        ("eval.split", c.eval.split != "test" or c.data.source == "emoji" or bool(c.data.karpathy),
+         "val or train for data without a test split"),
+        ("eval.batch_size", c.eval.batch_size >= 1, "at least 1"),
+    ]  # fmt: skip
+    refuse(config, rules)
+
+
+def refuse(config: Any, rules: Sequence[Rule]) -> None:
+    """Raise ConfigError with the first key of a run's configuration that breaks a rule of its own or of every run."""
+    c = config
+    of_every_run: list[Rule] = [
+        ("name", bool(re.fullmatch(r"[\w.{}+=@-]+", c.name)), "a folder name of letters, digits and ._+=@-"),
         ("optim.lr", c.optim.lr >= 0, "0 or more"),
         ("optim.temperature_lr", c.optim.temperature_lr >= 0, "0 or more"),
         ("optim.betas", all(0 <= b < 1 for b in c.optim.betas), "two numbers in [0, 1)"),
@@ -51,19 +70,13 @@ def check_config(config: Config) -> None:
         ("train.epochs", c.train.epochs >= 1, "at least 1"),
         ("train.micro_batch_size", _positive(c.train.micro_batch_size), "positive or null"),
         ("train.log_every", c.train.log_every >= 1, "at least 1"),
-        ("eval.every_epochs", c.eval.every_epochs >= 1, "at least 1"),
-        ("eval.keep_embeddings", all(-1 <= e <= c.train.epochs for e in c.eval.keep_embeddings),
-         "a list of epochs from 0 to train.epochs, or -1 for the last"),
-        ("eval.split", c.eval.split != "test" or c.data.source == "emoji" or bool(c.data.karpathy),
-         "val or train for data without a test split"),
-        ("eval.batch_size", c.eval.batch_size >= 1, "at least 1"),
         ("checkpoint.every_steps", _positive(c.checkpoint.every_steps), "positive or null"),
         ("checkpoint.every_minutes", _positive(c.checkpoint.every_minutes), "positive or null"),
         ("checkpoint.every_epochs", c.checkpoint.every_epochs >= 1, "at least 1"),
         ("checkpoint.keep_last", c.checkpoint.keep_last >= 1, "at least 1"),
         ("tracking.to", set(c.tracking.to) <= {"wandb", "tensorboard"}, "a list of wandb, tensorboard"),
     ]  # fmt: skip
-    for key, holds, wanted in rules:
+    for key, holds, wanted in (*rules, *of_every_run):
         if not holds:
             raise ConfigError(f"{key}: {flatten(asdict(config)).get(key)!r} does not work, it must be {wanted}")
 

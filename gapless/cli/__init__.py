@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 
 from gapless import __version__
-from gapless.cli import evaluate, geometry
+from gapless.cli import caption, evaluate, geometry
 from gapless.config import Config
 from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
 from gapless.parsing import parse_arguments
@@ -234,6 +234,10 @@ VERBS = {
     "close": Verb("fit a map that closes the gap, and apply it", geometry.add_close, geometry.run_close),
     "robustness": Verb("nearest neighbours under noise, the gap closed", geometry.add_noise, geometry.run_noise),
     "simulate": Verb("the papers' simulations of how gaps arise", geometry.add_simulate, geometry.run_simulate),
+    "caption embed": Verb("embed a data set for captioners", caption.add_embed, caption.run_embed),
+    "caption convert": Verb("embeddings from pickles of other code", caption.add_convert, caption.run_convert),
+    "caption train": Verb("train a captioner on one modality", caption.add_train, caption.run_train),
+    "caption eval": Verb("caption another modality, and score it", caption.add_eval, caption.run_eval),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
     "sweep": Verb("run a sweep file of wandb without a server", _sweep_arguments, _sweep),
@@ -273,20 +277,22 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"gapless {__version__}")
         return 0
-    verb = VERBS.get(arguments[0])
-    if verb is None:
-        close = difflib.get_close_matches(arguments[0], VERBS, n=1)
+    name = next((n for n in (" ".join(arguments[:2]), arguments[0]) if n in VERBS), None)
+    if name is None:
+        close = difflib.get_close_matches(" ".join(arguments[:2]), VERBS, n=1) or [
+            verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")
+        ]
         raise ConfigError(
             f"{arguments[0]!r} is no verb of gapless, {f'did you mean {close[0]}?' if close else 'see gapless --help'}"
         )
     _set_up_logging()
-    verb.run(parse(arguments[0], arguments[1:]))
+    VERBS[name].run(parse(name, arguments[len(name.split()) :]))
     return 0
 
 
 def overview() -> str:
     """The help text without a verb."""
-    lines = [f"  {name:<10} {verb.told}" for name, verb in VERBS.items()]
+    lines = [f"  {name:<15} {verb.told}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: gapless VERB ...     (gapless VERB --help lists its arguments)",

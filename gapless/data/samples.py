@@ -57,6 +57,11 @@ class Batch(NamedTuple):
     identities: Tensor
     """int64 (n, 2), of the images and captions: what is equal has equal numbers."""
 
+    @property
+    def rows(self) -> int:
+        """n."""
+        return len(self.images)
+
 
 def pick_caption(pair: Pair, rule: str, seed: str) -> str:
     """The caption that a rule (first, random, index:K) picks; raises BadSampleError if it is missing or empty."""

@@ -58,6 +58,8 @@ class EmbeddedPairs:
     images: ImageFeatures
     texts: Tensor
     """(T, D), the captions of the first image, then those of the second ..."""
+    captions: list[str]
+    """The T captions."""
     owner: Tensor
     """int64 (T,): the image of each."""
     keys: list[str]
@@ -144,6 +146,7 @@ class Suite:
         return EmbeddedPairs(
             images,
             self._texts(flat),
+            flat,
             torch.arange(len(counts)).repeat_interleave(counts),
             [source.key(i) for i in chosen],
             len(source) - len(usable),

@@ -23,7 +23,7 @@ from gapless.eval.results import Result, load_results
 from gapless.eval.run import evaluate, save_all
 from gapless.models import load_model
 from gapless.train import run_training
-from gapless.train.run import run_folder
+from gapless.train.runs import run_folder
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from gapless.errors import ConfigError, DataError, StoppedError
 from gapless.parsing import parse_arguments
 from gapless.report import Cell, Column, Table, best_row, load_run
 from gapless.train.checkpoint import find_checkpoint, load_progress
-from gapless.train.run import run_folder
+from gapless.train.runs import run_folder
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ checkpoints/latest, best    links to such folders
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gapless.errors import DataError
-from gapless.models import ClipModel, Tokenizer, save_export
 from gapless.train.optim import WeightAverage
 
 Tensors = dict[str, Tensor]
@@ -52,23 +51,26 @@ class Checkpoints:
         folder: checkpoints/ of the run.
         accelerator: all processes take part in saving.
         keep_last: newest checkpoints to keep beside the best.
+        weights: the module whose weights are saved, inside what accelerate prepared.
+        write_model: writes a model folder with given weights, as exports are.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, keep_last: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        keep_last: int,
+        weights: nn.Module,
+        write_model: Callable[[Path, Tensors], None],
+    ) -> None:
         self.folder, self.accelerator, self.keep_last = folder, accelerator, keep_last
+        self.weights, self.write_model = weights, write_model
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             for left_over in folder.glob(".tmp_*"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
-    def save(
-        self,
-        progress: Progress,
-        model: nn.Module,
-        tokenizer: Tokenizer,
-        optimizer: torch.optim.Optimizer,
-        average: WeightAverage | None,
-    ) -> None:
+    def save(self, progress: Progress, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> None:
         """Write a checkpoint beside the others, then point ``latest`` to it and remove the oldest."""
         name = f"step_{progress.step:08d}"
         temporary = self.folder / f".tmp_{name}"
@@ -77,13 +79,12 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         self.accelerator.wait_for_everyone()
-        clip = unwrap(self.accelerator, model)
-        weights = {n: full(t) for n, t in clip.clip.state_dict().items()}
-        moments = {f"{n}/{k}": full(t) for n, p in _trained(clip) for k, t in optimizer.state[p].items()}
+        weights = {n: full(t) for n, t in self.weights.state_dict().items()}
+        moments = {f"{n}/{k}": full(t) for n, p in _trained(self.weights) for k, t in optimizer.state[p].items()}
         averages = {n: full(t) for n, t in average.averages.items()} if average else {}
         save_file(_rng(self.accelerator.device), temporary / f"rng_{self.accelerator.process_index}.safetensors")
         if main:
-            save_export(clip, tokenizer, temporary, weights)
+            self.write_model(temporary, weights)
             save_file(moments, temporary / "optimizer.safetensors")
             save_file(averages, temporary / "ema.safetensors")
             _write_json(temporary / "state.json", asdict(progress))
@@ -94,6 +95,13 @@ class Checkpoints:
             temporary.rename(target)
             link(self.folder / "latest", name)
             self._prune()
+        self.accelerator.wait_for_everyone()
+
+    def export(self, folder: Path) -> None:
+        """Write the model as it is now."""
+        state = {name: full(tensor) for name, tensor in self.weights.state_dict().items()}
+        if self.accelerator.is_main_process:
+            self.write_model(folder, state)
         self.accelerator.wait_for_everyone()
 
     def mark_best(self, step: int) -> None:
@@ -145,7 +153,7 @@ def load_progress(checkpoint: Path) -> Progress:
 def load_optimizer(
     checkpoint: Path,
     accelerator: Accelerator,
-    model: nn.Module,
+    weights: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
 ) -> None:
@@ -160,7 +168,7 @@ def load_optimizer(
     for key, tensor in moments.items():
         name, _, part = key.rpartition("/")
         grouped.setdefault(name, {})[part] = tensor
-    trained = dict(_trained(unwrap(accelerator, model)))
+    trained = dict(_trained(weights))
     if moments and set(grouped) != set(trained):
         odd = sorted(set(grouped) ^ set(trained))[0]
         raise DataError(f"{checkpoint}/optimizer.safetensors does not fit the model: {odd} is in one of them only")
@@ -172,12 +180,6 @@ def load_optimizer(
     rng = checkpoint / f"rng_{accelerator.process_index}.safetensors"
     if rng.exists():  # not there if the run had fewer processes; then the fresh seed stays
         _set_rng(load_file(rng), accelerator.device)
-
-
-def unwrap(accelerator: Accelerator, model: nn.Module) -> ClipModel:
-    """The ClipModel inside what accelerate prepared."""
-    inner: ClipModel = accelerator.unwrap_model(model)
-    return inner
 
 
 def full(tensor: Any) -> Tensor:
@@ -207,8 +209,8 @@ def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _trained(model: ClipModel) -> list[tuple[str, Tensor]]:
-    return [(name, p) for name, p in model.clip.named_parameters() if p.requires_grad]
+def _trained(weights: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, p) for name, p in weights.named_parameters() if p.requires_grad]
 
 
 def _rng(device: torch.device) -> Tensors:

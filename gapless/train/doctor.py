@@ -17,7 +17,8 @@ from gapless.errors import DataError, GaplessError
 from gapless.eval import build_pair_evaluation
 from gapless.models import ClipModel, Tokenizer, build_model
 from gapless.rules import check_config
-from gapless.train.run import build_objective, run_folder
+from gapless.train.run import build_objective
+from gapless.train.runs import run_folder
 
 
 @dataclass

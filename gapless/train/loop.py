@@ -4,21 +4,19 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gapless.config import Config
-from gapless.data import Batch
+from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from gapless.data.images import CONVERTED, SKIPPED
-from gapless.data.loader import TrainData
+from gapless.data.samples import BadSample
 from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError
-from gapless.models import Tokenizer
-from gapless.train.checkpoint import Checkpoints, Progress, unwrap
+from gapless.train.checkpoint import Checkpoints, Progress
 from gapless.train.gather import exchange
 from gapless.train.meters import Clock, progress_bar
 from gapless.train.optim import WeightAverage, learning_rate
@@ -34,6 +32,40 @@ MAX_SKIPPED_STEPS = 20
 """fp16 steps in a row that the gradient scaler may skip."""
 
 
+class RunConfig(Protocol):
+    """What every kind of run has in its configuration."""
+
+    name: str
+    output: str
+    seed: int
+    optim: OptimConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    tracking: TrackingConfig
+
+
+class TrainBatch(Protocol):
+    """A process's part of a global batch."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def bad(self) -> list[BadSample]: ...
+    @property
+    def converted(self) -> dict[str, int]: ...
+
+
+class TrainBatches(Protocol):
+    """An endless sequence of global batches."""
+
+    num_samples: int
+    """Samples in an epoch, over all processes."""
+    steps_per_epoch: int
+
+    def batches(self, start: int, stop: int) -> Iterable[Any]:
+        """This process's part of global batches start to stop - 1, each a TrainBatch."""
+
+
 class Evaluation(Protocol):
     """Anything that gives numbers for a model."""
 
@@ -47,22 +79,31 @@ class Evaluation(Protocol):
 
 @dataclass
 class Parts:
-    """What the loop works with, built in run.py."""
+    """What the loop works with."""
 
-    config: Config
+    config: RunConfig
     accelerator: Accelerator
     model: nn.Module
-    tokenizer: Tokenizer
     optimizer: torch.optim.Optimizer
-    step: Callable[[Batch, Sequence[int], int], dict[str, Tensor]]
-    data: TrainData
+    step: Callable[[Any, Sequence[int], int], dict[str, Tensor]]
+    data: TrainBatches
     evaluations: Sequence[Evaluation]
     checkpoints: Checkpoints
     tracker: Tracker
     average: WeightAverage | None
     stop: StopFlag
-    keep_embeddings: Callable[[int], None]
+    evaluate_every: int = 1
+    """Epochs between evaluations."""
+    kept_epochs: Sequence[int] = ()
+    """Epochs after which ``keep_embeddings`` is called, -1 for the last."""
+    keep_embeddings: Callable[[int], None] = lambda epoch: None
     """Stores what was evaluated after an epoch."""
+    max_bad_fraction: float = 0.0
+    """More bad samples than this share of an epoch end the run."""
+    least_rows: int = 1
+    """Smaller batches are passed over."""
+    around_step: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Within it the optimiser steps."""
     progress: Progress = field(default_factory=Progress)
     last_saved: tuple[int, float] = (-1, 0.0)
     """Step and time of the last checkpoint."""
@@ -105,7 +146,7 @@ def fit(parts: Parts) -> None:
                 return
             batch = clock.waiting(batches)
             sizes = agree(parts, batch)
-            if sum(sizes) >= 2:  # one pair has nothing to be contrasted with
+            if sum(sizes) >= parts.least_rows:
                 values = update(parts, batch, sizes)
                 progress.samples += sum(sizes)
                 clock.samples += sum(sizes)
@@ -118,7 +159,7 @@ def fit(parts: Parts) -> None:
                 save(parts)
 
 
-def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]:
+def update(parts: Parts, batch: TrainBatch, sizes: Sequence[int]) -> dict[str, float]:
     """One optimiser step; the values to log, before the step."""
     optim = parts.config.optim
     lr = learning_rate(optim, parts.progress.step, parts.total)
@@ -132,8 +173,7 @@ def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]
         raise NonFiniteError(
             f"step {parts.progress.step + 1}: {', '.join(wrong)} is not finite; the weights were not changed"
         )
-    clip = unwrap(parts.accelerator, parts.model)
-    with clip.softplus_temperature(parts.config.model.temperature_form == "softplus"):
+    with parts.around_step():
         norm = parts.accelerator.clip_grad_norm_(parts.model.parameters(), optim.grad_clip or math.inf)
         norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if not math.isfinite(norm):
@@ -141,7 +181,6 @@ def update(parts: Parts, batch: Batch, sizes: Sequence[int]) -> dict[str, float]
         else:
             parts.skipped = 0
         parts.optimizer.step()
-    clip.clamp_logit_scale()
     if parts.average:
         parts.average.update(parts.progress.step)
     return {f"train/{name}": value for name, value in losses.items()} | {"train/lr": lr, "train/grad_norm": norm}
@@ -152,7 +191,7 @@ def _on_bad_gradient(parts: Parts) -> None:
     parts.skipped += 1
     if parts.accelerator.scaler is not None and parts.skipped < MAX_SKIPPED_STEPS:
         return
-    named = unwrap(parts.accelerator, parts.model).named_parameters()
+    named = parts.checkpoints.weights.named_parameters()
     wrong = next((n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all())), "the total norm")
     raise NonFiniteError(
         f"step {parts.progress.step + 1}: the gradient of {wrong} is not finite; the weights were not changed "
@@ -160,7 +199,7 @@ def _on_bad_gradient(parts: Parts) -> None:
     )
 
 
-def agree(parts: Parts, batch: Batch) -> list[int]:
+def agree(parts: Parts, batch: TrainBatch) -> list[int]:
     """Exchange what every process must know before a step: rows, whether to stop or save, and bad samples.
 
     Returns:
@@ -171,9 +210,7 @@ def agree(parts: Parts, batch: Batch) -> list[int]:
         counts[f"skipped_{sample.reason}"] += 1
     for reason, number in batch.converted.items():
         counts[f"converted_{reason}"] += number
-    said = exchange(
-        [len(batch.images), parts.stop.is_set, parts.clock_says_save, *counts.values()], parts.accelerator.device
-    )
+    said = exchange([batch.rows, parts.stop.is_set, parts.clock_says_save, *counts.values()], parts.accelerator.device)
     rows, stops, parts.save_due, *totals = ([process[k] for process in said] for k in range(3 + len(counts)))
     if any(stops):
         stop(parts)  # before anything is counted: the resumed run draws this batch again
@@ -181,8 +218,8 @@ def agree(parts: Parts, batch: Batch) -> list[int]:
     return rows
 
 
-def _count_bad(parts: Parts, batch: Batch, counts: dict[str, int]) -> None:
-    progress, limit = parts.progress, parts.config.data.max_bad_fraction
+def _count_bad(parts: Parts, batch: TrainBatch, counts: dict[str, int]) -> None:
+    progress, limit = parts.progress, parts.max_bad_fraction
     if progress.step % parts.data.steps_per_epoch == 0:
         progress.bad_in_epoch = 0
     seen = sum(number for name, number in progress.counts.items() if name.startswith("skipped_"))
@@ -218,8 +255,8 @@ def at_epoch_boundary(parts: Parts) -> None:
     progress, config = parts.progress, parts.config
     epoch = progress.step // parts.data.steps_per_epoch
     last = progress.step == parts.total
-    keep = epoch in config.eval.keep_embeddings or (last and -1 in config.eval.keep_embeddings)
-    evaluate = last or keep or epoch % config.eval.every_epochs == 0
+    keep = epoch in parts.kept_epochs or (last and -1 in parts.kept_epochs)
+    evaluate = last or keep or epoch % parts.evaluate_every == 0
     if (
         progress.step
         and (evaluate or epoch % config.checkpoint.every_epochs == 0)
@@ -233,7 +270,7 @@ def at_epoch_boundary(parts: Parts) -> None:
     with averaged(parts.average):
         for evaluation in parts.evaluations:
             # Unwrapped: DDP would broadcast buffers in each forward pass, and processes may have unequally many.
-            model = unwrap(parts.accelerator, parts.model)
+            model = parts.accelerator.unwrap_model(parts.model)
             values |= evaluation.run(model, parts.accelerator.autocast, lambda: poll(parts))
     if keep:
         parts.keep_embeddings(epoch)
@@ -263,6 +300,7 @@ def summary(values: dict[str, float]) -> str:
         "val/linear_separability",
         "val/image_retrieval_recall@1",
         "val/text_retrieval_recall@1",
+        "val/loss",
     )
     return ", ".join(f"{name.removeprefix('val/')} {values[name]:.3f}" for name in shown if name in values)
 
@@ -291,7 +329,7 @@ def save(parts: Parts) -> None:
     progress.metrics_offset = parts.tracker.offset
     if parts.accelerator.scaler is not None:
         progress.scaler = parts.accelerator.scaler.state_dict()
-    parts.checkpoints.save(progress, parts.model, parts.tokenizer, parts.optimizer, parts.average)
+    parts.checkpoints.save(progress, parts.optimizer, parts.average)
     parts.last_saved = (progress.step, time.monotonic())
 
 

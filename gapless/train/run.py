@@ -1,19 +1,17 @@
 """From a configuration to a run folder: builds the parts, continues what was interrupted, trains, exports."""
 
-import importlib.util
 import logging
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
-from gapless.config import Config, EvalPlan, config_hash, flatten, load_config, with_changes
+from gapless.config import Config, EvalPlan, with_changes
 from gapless.data import Place, build_train_data
 from gapless.data.shards import is_remote
 from gapless.data.tokens import CaptionTokenizer
@@ -23,25 +21,22 @@ from gapless.eval.run import PlanEvaluation
 from gapless.losses import PRESETS, Objective
 from gapless.models import ClipModel, Tokenizer, TwinModel, build_model, load_export, save_export
 from gapless.rules import check_config
-from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, full, load_optimizer, load_progress, unwrap
+from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, load_optimizer
 from gapless.train.gather import Processes
-from gapless.train.loop import Parts, averaged, fit
+from gapless.train.loop import Parts
 from gapless.train.optim import WeightAverage, build_optimizer
+from gapless.train.runs import FREE_TO_CHANGE, carry_out
 from gapless.train.schedule import Schedule, scheduled
 from gapless.train.signals import StopFlag
 from gapless.train.step import ContrastiveStep
-from gapless.train.tracking import Tracker, start_trackers
+from gapless.train.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
-FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.", "data.workers")
-"""Keys that do not touch the numbers of a run, so that it continues with others."""
 EMBEDDINGS = "embeddings"
 """Folder of the embeddings that a run keeps."""
 GAP_PAIRS = 4096
 """Training pairs that the removal of the initial gap is fitted on, at most."""
-PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def build_objective(config: Config) -> Objective:
@@ -49,11 +44,6 @@ def build_objective(config: Config) -> Objective:
     loss = config.loss
     terms = {name: scheduled(weight, 0, 1) for name, weight in (PRESETS[loss.preset] | loss.terms).items()}
     return Objective(terms, loss.uniform_t, loss.align_alpha, loss.hardness, loss.implementation, Processes())
-
-
-def run_folder(config: Config) -> Path:
-    """Where the run lies."""
-    return Path(config.output) / config.name.replace("{hash}", config_hash(config))
 
 
 def run_training(config: Config, fresh: bool = False) -> Path:
@@ -70,61 +60,9 @@ def run_training(config: Config, fresh: bool = False) -> Path:
         GaplessError: see the exit codes of ``gapless train``.
     """
     check_config(config)
-    objective = build_objective(config)
-    folder = beside(run_folder(config)) if fresh else run_folder(config)
-    accelerator = build_accelerator(config, folder)
-    checkpoint = find_checkpoint(folder / "checkpoints")
-    if checkpoint:
-        refuse_changes(folder, config)
-    accelerator.wait_for_everyone()  # all have looked before the main process makes the folder
-    progress = load_progress(checkpoint) if checkpoint else Progress()
-    if progress.finished:
-        logger.info(
-            "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
-        )
-        return folder
-    with StopFlag() as stop:
-        parts = build_parts(config, objective, accelerator, folder, checkpoint, progress, stop)
-        if accelerator.is_main_process:  # only now: what cannot be built leaves no folder behind
-            (folder / CONFIG_FILE).write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
-        _announce(parts, folder, checkpoint)
-        start_trackers(accelerator, config, folder)
-        try:
-            fit(parts)
-        finally:
-            for tracker in accelerator.trackers:
-                tracker.finish()
-    export_current(parts, folder / "export")
-    parts.checkpoints.mark_finished(progress)
-    return folder
-
-
-def build_accelerator(config: Config, folder: Path) -> Accelerator:
-    """Devices, precision and distribution as accelerate was launched, with what the configuration fixes.
-
-    Raises:
-        ConfigError: a tracker that is not installed, which accelerate would pass over in silence.
-    """
-    for name in config.tracking.to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"tracking.to: {name} is not installed (pip install {name})")
-    accelerator = Accelerator(
-        mixed_precision=PRECISION[config.train.precision],
-        log_with=config.tracking.to or None,
-        project_dir=str(folder),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-    if accelerator.is_main_process:
-        said = "accelerate" if config.train.precision == "auto" else "train.precision"
-        logger.info(
-            "%d process(es) on %s, %s, precision %s (from %s)",
-            accelerator.num_processes,
-            accelerator.device,
-            accelerator.distributed_type.value,
-            accelerator.mixed_precision.replace("no", "fp32"),
-            said,
-        )
-    return accelerator
+    streamed = config.data.source == "shards" and is_remote(str(config.data.path))
+    free = (*FREE_TO_CHANGE, *(() if streamed else ("data.workers",)))
+    return carry_out(config, partial(build_parts, config, build_objective(config)), free, fresh)
 
 
 def build_parts(
@@ -152,11 +90,11 @@ def build_parts(
     torch.manual_seed(config.seed + accelerator.process_index)
     # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
-    clip = unwrap(accelerator, prepared)
+    clip: ClipModel = accelerator.unwrap_model(prepared)
     total = config.train.epochs * data.steps_per_epoch
     average = WeightAverage(clip.clip.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
     if checkpoint:
-        load_optimizer(checkpoint, accelerator, prepared, optimizer, average)
+        load_optimizer(checkpoint, accelerator, clip.clip, optimizer, average)
         if accelerator.scaler is not None and progress.scaler:
             accelerator.scaler.load_state_dict(progress.scaler)
     elif isinstance(clip, TwinModel) and config.model.initial_gap != "keep":
@@ -165,7 +103,6 @@ def build_parts(
         config=config,
         accelerator=accelerator,
         model=prepared,
-        tokenizer=tokenizer,
         optimizer=optimizer,
         step=ContrastiveStep(
             prepared,
@@ -177,13 +114,31 @@ def build_parts(
         ),
         data=data,
         evaluations=[pairs, *_further_evaluations(config, tokenizer, accelerator)],
+        evaluate_every=config.eval.every_epochs,
+        kept_epochs=config.eval.keep_embeddings,
         keep_embeddings=partial(_keep_embeddings, folder / EMBEDDINGS, pairs),
-        checkpoints=Checkpoints(folder / "checkpoints", accelerator, config.checkpoint.keep_last),
+        max_bad_fraction=config.data.max_bad_fraction,
+        least_rows=2,  # one pair has nothing to be contrasted with
+        around_step=partial(_temperature_rules, clip, config.model.temperature_form == "softplus"),
+        checkpoints=Checkpoints(
+            folder / "checkpoints",
+            accelerator,
+            config.checkpoint.keep_last,
+            clip.clip,
+            partial(save_export, clip, tokenizer),
+        ),
         tracker=Tracker(folder, accelerator, progress.metrics_offset),
         average=average,
         stop=stop,
         progress=progress,
     )
+
+
+@contextmanager
+def _temperature_rules(clip: ClipModel, softplus: bool) -> Iterator[None]:
+    with clip.softplus_temperature(softplus):
+        yield
+    clip.clamp_logit_scale()
 
 
 def _remove_gap(config: Config, model: TwinModel, tokenizer: Tokenizer) -> None:
@@ -233,72 +188,6 @@ def _compile(model: ClipModel) -> None:
     text.compile()
 
 
-def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:
-    if not parts.accelerator.is_main_process:
-        return
-    step, per_epoch = parts.progress.step, parts.data.steps_per_epoch
-    if checkpoint:
-        epoch, k = divmod(step, per_epoch)
-        logger.info(
-            "resuming %s from %s: step %d, batch %d of %d in epoch %d",
-            folder,
-            checkpoint.name,
-            step,
-            k,
-            per_epoch,
-            epoch + 1,
-        )
-    else:
-        warm = parts.config.optim.warmup_steps
-        logger.info(
-            "%s: %d epochs of %d steps, %d pairs an epoch, lr %g (%s after %d warm-up steps)",
-            folder,
-            parts.config.train.epochs,
-            per_epoch,
-            parts.data.num_samples,
-            parts.config.optim.lr,
-            parts.config.optim.schedule,
-            warm,
-        )
-
-
-def refuse_changes(folder: Path, config: Config) -> None:
-    """A run continues only with the configuration that it began with.
-
-    Raises:
-        ConfigError: names the keys that changed.
-    """
-    try:
-        old = flatten(_plain(asdict(load_config(folder / CONFIG_FILE))))  # keys that it does not know yet have defaults
-    except (OSError, ConfigError) as error:
-        raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); --fresh starts anew beside it") from None
-    new = flatten(_plain(asdict(config)))
-    streamed = config.data.source == "shards" and is_remote(str(config.data.path))
-    free = FREE_TO_CHANGE[:-1] if streamed else FREE_TO_CHANGE
-    changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and not k.startswith(free)]
-    if changed:
-        told = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
-        raise ConfigError(f"{folder} began with another configuration: {told}. Use --fresh or another --name")
-
-
-def beside(folder: Path) -> Path:
-    """The folder itself if it is new, else the first free name with a number."""
-    number, candidate = 2, folder
-    while candidate.exists():
-        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return candidate
-
-
-def export_current(parts: Parts, folder: Path) -> None:
-    """Write the model as it is now, averaged if it is averaged."""
-    clip = unwrap(parts.accelerator, parts.model)
-    with averaged(parts.average):
-        state = {name: full(tensor) for name, tensor in clip.clip.state_dict().items()}
-    if parts.accelerator.is_main_process:
-        save_export(clip, parts.tokenizer, folder, state)
-    parts.accelerator.wait_for_everyone()
-
-
 def export_checkpoint(run: Path, name: str, output: Path) -> Path:
     """Write the model of a run's checkpoint as an export folder.
 
@@ -321,10 +210,3 @@ def export_checkpoint(run: Path, name: str, output: Path) -> Path:
     averages = load_file(checkpoint / "ema.safetensors")
     save_export(model, tokenizer, output, model.clip.state_dict() | averages)
     return checkpoint
-
-
-def _plain(tree: Any) -> Any:
-    """Tuples as lists, as YAML gives them back."""
-    if isinstance(tree, dict):
-        return {k: _plain(v) for k, v in tree.items()}
-    return [_plain(v) for v in tree] if isinstance(tree, list | tuple) else tree

@@ -5,13 +5,12 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from gapless.config import Config, flatten
+from gapless.config import TrackingConfig, flatten
 
 FILE = "metrics.jsonl"
 WANDB_ID = "wandb_id"
@@ -56,9 +55,16 @@ class Tracker:
         self.accelerator.log(dict(values) | {"epoch": epoch, "samples": samples}, step=step)
 
 
-def start_trackers(accelerator: Accelerator, config: Config, folder: Path) -> None:
-    """Start wandb and tensorboard if the configuration asks for them; wandb continues the run's own id."""
-    if not config.tracking.to or not accelerator.is_main_process:
+def start_trackers(accelerator: Accelerator, tracking: TrackingConfig, tree: Mapping[str, Any], folder: Path) -> None:
+    """Start wandb and tensorboard if they are asked for; wandb continues the run's own id.
+
+    Args:
+        accelerator: whose trackers are started.
+        tracking: which.
+        tree: the run's whole configuration, which they show.
+        folder: of the run.
+    """
+    if not tracking.to or not accelerator.is_main_process:
         return
     id_path = folder / WANDB_ID
     if not id_path.exists():
@@ -68,15 +74,15 @@ def start_trackers(accelerator: Accelerator, config: Config, folder: Path) -> No
             "id": id_path.read_text().strip(),
             "name": folder.name,
             "resume": "allow",
-            "tags": config.tracking.tags,
+            "tags": tracking.tags,
             "dir": str(folder),
         }
     }
-    flat = flatten_for_trackers(config)
-    accelerator.init_trackers(config.tracking.project, config=flat, init_kwargs=options)
+    flat = flatten_for_trackers(tree)
+    accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
 
 
-def flatten_for_trackers(config: Config) -> dict[str, Any]:
+def flatten_for_trackers(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Flat keys, with lists as text: tensorboard takes only scalars."""
-    flat = flatten(asdict(config))
+    flat = flatten(dict(tree))
     return {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from gapless.config import ModelConfig, OptimConfig
 from gapless.data import Batch
 from gapless.losses import Objective
-from gapless.models import build_model, load_export
+from gapless.models import build_model, load_export, save_export
 from gapless.train.checkpoint import Checkpoints, Progress, full, load_optimizer
 from gapless.train.gather import Processes, exchange, gather_rows
 from gapless.train.optim import WeightAverage, build_optimizer
@@ -174,12 +175,13 @@ def sharded():
     optimizer.step()
     average.update(0)
     folder = Path(tempfile.gettempdir()) / f"sharded_{os.getppid()}"
-    Checkpoints(folder, accelerator, keep_last=1).save(Progress(step=1), model, tokenizer, optimizer, average)
+    checkpoints = Checkpoints(folder, accelerator, 1, model.clip, partial(save_export, model, tokenizer))
+    checkpoints.save(Progress(step=1), optimizer, average)
     # The moments come back to where they were, each process its part.
     kept = {n: full(optimizer.state[p]["exp_avg"]) for n, p in model.clip.named_parameters()}
     for p in model.parameters():
         optimizer.state[p]["exp_avg"].zero_()
-    load_optimizer(folder / "latest", accelerator, model, optimizer, average)
+    load_optimizer(folder / "latest", accelerator, model.clip, optimizer, average)
     back = {n: full(optimizer.state[p]["exp_avg"]) for n, p in model.clip.named_parameters()}
     same = all(torch.equal(kept[n], back[n]) for n in kept)
     exported, _ = load_export(folder / "latest")

@@ -1,0 +1,133 @@
+"""``gapless caption``: embed a data set, train a captioner on one modality, caption another."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from gapless.config import DataConfig
+from gapless.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def _needs_extra() -> None:
+    import importlib.util
+
+    for name in ("transformers", "pycocoevalcap"):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f'gapless caption needs {name}: pip install "gapless[caption]"')
+
+
+# --- embed, convert ----------------------------------------------------------------------------------------------
+
+
+def add_embed(parser: ArgumentParser) -> None:
+    """What ``gapless caption embed`` takes."""
+    parser.add_argument("model", type=str, help="A run, an export folder, or an open_clip model name.")
+    parser.add_argument("--pretrained", type=str, default=None, help="Tag or weights file of an open_clip model.")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_argument("--splits", type=list[str], default=["train", "val", "test"], help="That are embedded.")
+    parser.add_argument("--precision", type=str, default="fp32", help="Of the forward passes: fp32 or bf16.")
+    parser.add_argument("--batch_size", type=int, default=256, help="Images or texts of one forward pass.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
+
+
+def run_embed(arguments: Any) -> None:
+    """Embed, and print what was written."""
+    from gapless.decode.embed import embed_store
+
+    if arguments.precision not in ("fp32", "bf16"):
+        raise ConfigError(f"--precision: {arguments.precision!r} is not one of fp32, bf16")
+    written = embed_store(
+        arguments.model,
+        arguments.pretrained,
+        arguments.data,
+        arguments.output,
+        arguments.splits,
+        arguments.precision,
+        arguments.batch_size,
+    )
+    _print_written(written, arguments.output)
+
+
+def add_convert(parser: ArgumentParser) -> None:
+    """What ``gapless caption convert`` takes."""
+    parser.add_argument("pickle", type=Path, help="Pickled features of the paper's code; never executed.")
+    parser.add_argument("--split", type=str, default="train", help="train, val or test, of files that do not say it.")
+    parser.add_argument("--modality", type=str, default="image", help="Of what texts describe: image, audio, video.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
+
+
+def run_convert(arguments: Any) -> None:
+    """Convert, and print what was written."""
+    from gapless.decode.convert import convert_pickle
+
+    if arguments.split not in ("train", "val", "test"):
+        raise ConfigError(f"--split: {arguments.split!r} is not one of train, val, test")
+    written = convert_pickle(arguments.pickle, arguments.split, arguments.output, arguments.modality)
+    _print_written(written, arguments.output)
+
+
+def _print_written(written: dict[str, int], folder: Path) -> None:
+    print(f"{', '.join(f'{rows} {name}' for name, rows in written.items())} in {folder}")
+
+
+# --- train -------------------------------------------------------------------------------------------------------
+
+
+def add_train(parser: ArgumentParser) -> None:
+    """What ``gapless caption train`` takes."""
+    _needs_extra()
+    from gapless.decode.config import CaptionConfig
+
+    parser.add_argument("--fresh", action="store_true", help="Start anew beside an existing run of that name.")
+    parser.add_argument("--config", action="config", help="YAML file; several are laid over each other in order.")
+    parser.add_class_arguments(CaptionConfig, None)
+
+
+def run_train(arguments: Any) -> None:
+    """Train, or continue."""
+    from gapless.decode.config import CaptionConfig
+    from gapless.decode.training import train_captioner
+
+    values = {k: v for k, v in vars(arguments).items() if k not in ("config", "fresh")}
+    folder = train_captioner(CaptionConfig(**values), arguments.fresh)
+    logger.info("done: %s (metrics.jsonl, checkpoints, export)", folder)
+
+
+# --- eval --------------------------------------------------------------------------------------------------------
+
+
+def add_eval(parser: ArgumentParser) -> None:
+    """What ``gapless caption eval`` takes."""
+    _needs_extra()
+    from gapless.decode.evaluate import CaptionPlan
+
+    parser.add_argument("captioner", type=Path, help="A run of gapless caption train, its export or a checkpoint.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
+    parser.add_class_arguments(CaptionPlan, None)
+    parser.add_argument("--output", type=Path, default=None, help="Folder of results; CAPTIONER/results.")
+    parser.add_argument("--show", type=int, default=5, help="Captions that are printed.")
+
+
+def run_eval(arguments: Any) -> None:
+    """Caption, score, write and print."""
+    from gapless.decode import load_captioner
+    from gapless.decode.evaluate import CaptionPlan, save_captions, score_captions, write_captions
+    from gapless.report import Cell, Table
+
+    plan = CaptionPlan(**{k: v for k, v in vars(arguments).items() if k in CaptionPlan.__dataclass_fields__})
+    captioner = load_captioner(arguments.captioner)
+    captions = write_captions(captioner, plan)
+    scores, tokenizer = score_captions(captions, plan)
+    output = arguments.output or arguments.captioner / "results"
+    path = save_captions(captions, scores, plan, arguments.captioner.resolve().name, output)
+    title = f"{arguments.captioner.name} on {plan.modality}_{plan.split}, {plan.decoding.strategy}, tokens: {tokenizer}"
+    rows = [[Cell(name), Cell(f"{value:.4f}")] for name, value in scores.items()]
+    Console().print(Table(title, ["", ""], rows).terminal())
+    for name, text in list(captions.items())[: arguments.show]:
+        print(f"{name}: {text}")
+    print(f"{len(captions)} captions in {path}")

@@ -1,0 +1,282 @@
+"""A decoder from embeddings to captions: a mapper makes a prefix of them, GPT-2 goes on from it (ClipCap).
+
+Axis letters: N captions, D dimensions of the shared space, K prefix positions, L tokens, H width of GPT-2.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor, nn
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from gapless.decode.transforms import Preparation
+from gapless.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+END = "<|endoftext|>"
+IGNORED = -100
+"""Label of positions that no loss is taken at."""
+CONFIG, WEIGHTS, MEANS = "captioner.json", "captioner.safetensors", "means.safetensors"
+TIED = "decoder.lm_head.weight"
+"""The same tensor as the token embeddings; not stored."""
+
+Mapper = Literal["mlp", "transformer"]
+Strategy = Literal["greedy", "beam", "nucleus"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are searched for."""
+
+    strategy: Strategy = "greedy"
+    beams: int = 5
+    """Of beam."""
+    top_p: float = 0.9
+    """Of nucleus: the likeliest tokens that hold this probability together are drawn from."""
+    max_tokens: int = 40
+    batch_size: int = 256
+
+
+class Captioner(nn.Module):
+    """Mapper, GPT-2, its tokens, and how embeddings are prepared.
+
+    Args:
+        decoder: GPT-2.
+        tokenizer: its tokens; its end-of-text token ends a caption.
+        embed_dim: D.
+        preparation: of embeddings.
+        mapper: mlp (one hidden layer) or transformer (8 layers over K learned positions).
+        prefix_length: K.
+    """
+
+    def __init__(
+        self,
+        decoder: GPT2LMHeadModel,
+        tokenizer: PreTrainedTokenizerBase,
+        embed_dim: int,
+        preparation: Preparation,
+        mapper: Mapper = "mlp",
+        prefix_length: int = 10,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.preparation = tokenizer, preparation
+        self.embed_dim, self.mapper_kind, self.prefix_length = embed_dim, mapper, prefix_length
+        width = decoder.config.n_embd
+        make = {"mlp": _MlpMapper, "transformer": _TransformerMapper}[mapper]
+        self.mapper = make(embed_dim, prefix_length, width)
+        self.decoder = decoder
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that fit behind the prefix."""
+        return int(self.decoder.config.n_positions) - self.prefix_length
+
+    def forward(self, prepared: Tensor, tokens: Tensor) -> Tensor:
+        """Summed cross-entropy of captions.
+
+        Args:
+            prepared: (N, D), see :class:`Preparation`.
+            tokens: int64 (N, L), each ended by the end-of-text token, then IGNORED; N may be 0.
+        """
+        if not len(prepared):  # every process must take part in every backward pass
+            prepared = prepared.new_zeros(1, self.embed_dim)
+            tokens = torch.full((1, 1), IGNORED, device=prepared.device)
+        given = self.decoder.transformer.wte(tokens[:, :-1].clamp(min=0))
+        # Causal attention never looks at what follows, so that padding behind a caption needs no mask.
+        states = self.decoder.transformer(inputs_embeds=torch.cat([self.mapper(prepared), given], dim=1))
+        logits = self.decoder.lm_head(states.last_hidden_state[:, self.prefix_length - 1 :])
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), ignore_index=IGNORED, reduction="sum")
+
+    def tokenize(self, captions: Sequence[str], max_tokens: int) -> tuple[list[Tensor], int]:
+        """Tokens of captions, each with its end, and how many captions were cut.
+
+        Args:
+            captions: texts.
+            max_tokens: longest result, its end included.
+        """
+        found, cut = [], 0
+        for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"] if captions else []:
+            cut += len(ids) > max_tokens - 1
+            found.append(torch.tensor([*ids[: max_tokens - 1], self.tokenizer.eos_token_id]))
+        return found, cut
+
+    @torch.no_grad()
+    def generate(
+        self, embedding: Tensor, modality: str, decoding: Decoding | None = None, shift: Tensor | None = None
+    ) -> list[str]:
+        """Captions of embeddings, in batches and with cached keys and values.
+
+        Args:
+            embedding: (N, D).
+            modality: of the embeddings, whose mean is subtracted.
+            decoding: the search; nucleus draws from torch's global generator.
+            shift: (D,), added to what was prepared.
+
+        Raises:
+            DataError: another dimension than the mapper's, or no mean of the modality.
+        """
+        if embedding.shape[1] != self.embed_dim:
+            raise DataError(f"embeddings have {embedding.shape[1]} dimensions, this captioner takes {self.embed_dim}")
+        decoding = decoding or Decoding()
+        how: dict[str, dict[str, Any]] = {
+            "greedy": {"do_sample": False},
+            "beam": {"do_sample": False, "num_beams": decoding.beams},
+            "nucleus": {"do_sample": True, "top_p": decoding.top_p, "top_k": 0},
+        }
+        captions: list[str] = []
+        device = next(self.parameters()).device
+        for rows in torch.split(embedding, decoding.batch_size):
+            prepared = self.preparation(rows.to(device), modality)
+            prefix = self.mapper(prepared if shift is None else prepared + shift.to(prepared))
+            tokens = self.decoder.generate(
+                inputs_embeds=prefix,
+                attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),
+                max_new_tokens=min(decoding.max_tokens, self.context_length),
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.eos_token_id,
+                **how[decoding.strategy],
+            )
+            captions += [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return captions
+
+
+class _MlpMapper(nn.Sequential):
+    """(N, D) to (N, K, H) through one hidden layer of half the size of the prefix."""
+
+    def __init__(self, embed_dim: int, length: int, width: int) -> None:
+        size = length * width
+        super().__init__(nn.Linear(embed_dim, size // 2), nn.Tanh(), nn.Linear(size // 2, size))
+        self.shape = (length, width)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        prefix = embedding
+        for layer in self:
+            prefix = layer(prefix)
+        return torch.unflatten(prefix, 1, self.shape)
+
+
+class _TransformerMapper(nn.Module):
+    """(N, D) to (N, K, H): the embedding as K tokens before K learned ones, of which the latter are read."""
+
+    def __init__(self, embed_dim: int, length: int, width: int, layers: int = 8) -> None:
+        super().__init__()
+        self.length, self.shape = length, (length, width)
+        self.spread = nn.Linear(embed_dim, length * width)
+        self.learned = nn.Parameter(torch.randn(length, width) / math.sqrt(width))
+        heads = max(h for h in (8, 4, 2, 1) if width % h == 0)
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        given = torch.unflatten(self.spread(embedding), 1, self.shape)
+        found: Tensor = self.layers(torch.cat([given, self.learned.expand(len(given), -1, -1)], dim=1))
+        return found[:, self.length :]
+
+
+def new_decoder(
+    captions: Iterable[str], architecture: Mapping[str, int], vocab_size: int, positions: int
+) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
+    """GPT-2 from scratch, with byte-pair tokens learned from captions.
+
+    Args:
+        captions: of the training split.
+        architecture: n_layer, n_head, n_embd.
+        vocab_size: most tokens.
+        positions: n_positions.
+
+    Raises:
+        ConfigError: an architecture that GPT-2 does not have.
+    """
+    learned = ByteLevelBPETokenizer(add_prefix_space=False)
+    learned.train_from_iterator(captions, vocab_size, show_progress=False, special_tokens=[END])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned._tokenizer, eos_token=END, pad_token=END)
+    end = tokenizer.convert_tokens_to_ids(END)
+    unknown = set(architecture) - {"n_layer", "n_head", "n_embd", "n_inner"}
+    if unknown or architecture.get("n_embd", 768) % architecture.get("n_head", 12):
+        raise ConfigError(
+            f"decoder.architecture: {dict(architecture)} does not work, "
+            "it is n_layer, n_head, n_embd and n_inner, where n_head divides n_embd"
+        )
+    sizes: dict[str, Any] = dict(architecture)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=positions, bos_token_id=end, eos_token_id=end, pad_token_id=end, **sizes
+    )
+    return GPT2LMHeadModel(config), tokenizer
+
+
+def pretrained_decoder(name: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
+    """GPT-2 of Hugging Face.
+
+    Args:
+        name: such as gpt2, or a folder that save_pretrained wrote.
+
+    Raises:
+        DataError: weights or tokens that are not there.
+    """
+    try:
+        decoder, tokenizer = GPT2LMHeadModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"decoder.name: {name!r} cannot be loaded ({' '.join(str(error).split())[:160]})") from None
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"decoder.name: the tokens of {name!r} have no end of text")
+    return decoder, tokenizer
+
+
+def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write captioner.json, captioner.safetensors, means.safetensors and the tokenizer's files.
+
+    Args:
+        captioner: whose settings are stored.
+        folder: made if missing.
+        state: weights to store; None for the current ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    preparation = captioner.preparation
+    tree = {
+        "embed_dim": captioner.embed_dim,
+        "mapper": captioner.mapper_kind,
+        "prefix_length": captioner.prefix_length,
+        "prepare": {k: v for k, v in asdict(preparation).items() if k != "means"},
+        "gpt2": captioner.decoder.config.to_dict(),
+    }
+    (folder / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
+    weights = captioner.state_dict() if state is None else state
+    save_file({n: t.detach().cpu().contiguous() for n, t in weights.items() if n != TIED}, folder / WEIGHTS)
+    save_file({n: m.contiguous() for n, m in preparation.means.items()}, folder / MEANS)
+    captioner.tokenizer.save_pretrained(folder)
+
+
+def load_captioner(folder: Path) -> Captioner:
+    """Load what :func:`save_captioner` wrote: an export, a checkpoint, or a run (its export).
+
+    Raises:
+        DataError: files missing or not matching each other.
+    """
+    place = folder / "export" if (folder / "export" / CONFIG).is_file() else folder
+    if not (place / CONFIG).is_file():
+        raise DataError(f"{folder} has no {CONFIG}: name a run of gapless caption train, its export or a checkpoint")
+    try:
+        tree = json.loads((place / CONFIG).read_text())
+        prepare = tree["prepare"]
+        span = tuple(prepare.pop("span_of") or ()) or None
+        preparation = Preparation(**prepare, span_of=span, means=load_file(place / MEANS))
+        decoder = GPT2LMHeadModel(GPT2Config.from_dict(tree["gpt2"]))
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        captioner = Captioner(decoder, tokenizer, tree["embed_dim"], preparation, tree["mapper"], tree["prefix_length"])
+        missing, unexpected = captioner.load_state_dict(load_file(place / WEIGHTS), strict=False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{place} cannot be loaded: {' '.join(str(error).split())[:160]}") from None
+    if set(missing) - {TIED} or unexpected:
+        raise DataError(f"{place}/{WEIGHTS} does not fit {CONFIG}: {[*missing, *unexpected][0]}")
+    return captioner

@@ -1,0 +1,134 @@
+"""Features from pickles of other projects, read without executing what a pickle may ask for."""
+
+import importlib
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gapless.decode.store import save_features, save_means
+from gapless.errors import DataError
+
+
+def _storage(data: bytes) -> Any:
+    """A tensor's memory; torch's own function of this name in pickles would execute code."""
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+_NUMPY: dict[str, Any] = {"ndarray": np.ndarray, "dtype": np.dtype}
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): lambda text, coding: str(text).encode(str(coding)),
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Knows tensors, arrays and plain containers; anything else is refused before it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        if module == "numpy" and name in _NUMPY:
+            return _NUMPY[name]
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return getattr(importlib.import_module("numpy._core.multiarray"), name)
+        raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
+
+
+def read_pickle(path: Path) -> Any:
+    """The plain data of a pickle.
+
+    Raises:
+        DataError: it is missing, broken, or asks for anything but tensors, arrays and containers.
+    """
+    try:
+        with path.open("rb") as file:
+            return _Reader(file).load()
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        pickle.UnpicklingError,
+        RuntimeError,
+    ) as error:
+        raise DataError(
+            f"{path} cannot be read as a pickle of tensors ({' '.join(str(error).split())[:160]})"
+        ) from None
+
+
+def convert_pickle(path: Path, split: str, folder: Path, modality: str = "image") -> dict[str, int]:
+    """Write the features of connect-collapse-corrupt's pickles as a store.
+
+    Two forms are known: ``{"images": {id: {"embed"}}, "captions": {id: {"caption", "img_id", "embed"}}}`` of one
+    split, and a list of ``{"x", "y", "x_embed", "y_embed", "split"}`` of all, where x names the thing and y is its text.
+
+    Args:
+        path: of the pickle.
+        split: of the first form: train, val or test.
+        folder: of the store.
+        modality: of what the texts describe.
+
+    Returns:
+        Rows written, by ``MODALITY_SPLIT``.
+
+    Raises:
+        DataError: another form.
+    """
+    tree = read_pickle(path)
+    try:
+        parts = _coco(tree, split, modality) if isinstance(tree, dict) else _paired(tree, modality)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is neither of the two known forms ({error!r})") from None
+    means = {}
+    for (name, part), (ids, rows, captions) in parts.items():
+        embedding = torch.stack([_row(row) for row in rows])
+        save_features(folder, name, part, ids, embedding, captions)
+        if part == "train":
+            means[name] = torch.nn.functional.normalize(embedding, dim=1).mean(dim=0)
+    save_means(folder, means)
+    return {f"{name}_{part}": len(ids) for (name, part), (ids, _, _) in parts.items()}
+
+
+Part = tuple[list[str], list[Any], list[str] | None]
+
+
+def _coco(tree: dict[str, Any], split: str, modality: str) -> dict[tuple[str, str], Part]:
+    images, texts = tree["images"], tree["captions"].values()
+    return {
+        (modality, split): ([str(k) for k in images], [each["embed"] for each in images.values()], None),
+        ("text", split): (
+            [str(each["img_id"]) for each in texts],
+            [each["embed"] for each in texts],
+            [str(each["caption"]) for each in texts],
+        ),
+    }
+
+
+def _paired(rows: list[dict[str, Any]], modality: str) -> dict[tuple[str, str], Part]:
+    found: dict[tuple[str, str], tuple[list[str], list[Any], list[str]]] = {}
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        split, name = str(row["split"]), str(row["x"])
+        texts = found.setdefault(("text", split), ([], [], []))
+        for part, value in zip(texts, (name, row["y_embed"], str(row["y"])), strict=True):
+            part.append(value)
+        if (split, name) not in seen:  # a thing occurs once for each of its texts
+            seen.add((split, name))
+            things = found.setdefault((modality, split), ([], [], []))
+            things[0].append(name)
+            things[1].append(row["x_embed"])
+    return {key: (ids, rows, said or None) for key, (ids, rows, said) in found.items()}
+
+
+def _row(value: Any) -> Tensor:
+    return torch.as_tensor(value).float().flatten()

@@ -1,0 +1,117 @@
+"""From a captioner and a store to captions and scores."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from gapless.decode.captioner import Captioner, Decoding
+from gapless.decode.store import FeatureStore, chosen_rows
+from gapless.decode.transforms import orthogonal_shift
+from gapless.errors import DataError
+from gapless.eval.captioning import TokenizerName, caption_scores, clip_score
+from gapless.eval.results import Result, save_result
+from gapless.eval.suite import Suite
+from gapless.models import load_model
+
+
+@dataclass
+class CaptionPlan:
+    """What is captioned, and how it is scored."""
+
+    features: Path
+    """Folder of embeddings."""
+    modality: str = "image"
+    """Modality that is captioned."""
+    split: str = "test"
+    """Split that is captioned: val or test, or train."""
+    ids: list[str] | None = None
+    """Caption only these ids; null for all that have a reference."""
+    decoding: Decoding = field(default_factory=Decoding)
+    """How captions are searched for."""
+    seed: int = 0
+    """Of nucleus sampling."""
+    shift: float = 0.0
+    """Length of a constant vector, orthogonal to where the embeddings vary, that is added to them: the gap-distance
+    test."""
+    tokenizer: TokenizerName = "auto"
+    """Of the scores: ptb (Java), simple, or auto."""
+    clip: str | None = None
+    """Run, export or open_clip model of the space, for CLIPScore; null leaves it out."""
+    clip_pretrained: str | None = None
+    """Tag or weights file of an open_clip model."""
+
+
+def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
+    """A caption for each id; the first row of an id speaks for it.
+
+    Raises:
+        DataError: unknown ids, a modality without a mean, another dimension than the captioner's.
+    """
+    store = FeatureStore(plan.features)
+    found = store.load(plan.modality, plan.split)
+    means = captioner.preparation.means
+    if captioner.preparation.collapse and plan.modality not in means:
+        # Of the training split, never of the one that is captioned.
+        captioner.preparation = captioner.preparation.with_mean(plan.modality, store.mean(plan.modality))
+    ids = list(dict.fromkeys(found.ids)) if plan.ids is None else plan.ids
+    embedding = found.embedding[chosen_rows(found, ids)]
+    shift = None
+    if plan.shift:
+        shift = orthogonal_shift(captioner.preparation(found.embedding, plan.modality), plan.shift)
+    captioner.eval()
+    torch.manual_seed(plan.seed)
+    return dict(zip(ids, captioner.generate(embedding, plan.modality, plan.decoding, shift), strict=True))
+
+
+def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[str, float], str]:
+    """Scores against the texts of the same split, and the tokeniser that they are of.
+
+    Raises:
+        DataError: no id has a reference.
+    """
+    store = FeatureStore(plan.features)
+    references = store.captions(plan.split)
+    known = {name: text for name, text in captions.items() if name in references}
+    if not known:
+        raise DataError(f"{plan.features}: no id of {plan.modality}_{plan.split} is one of text_{plan.split}")
+    scores, tokenizer = caption_scores(known, references, plan.tokenizer)
+    scores["num_captions"], scores["num_different"] = float(len(known)), float(len(set(known.values())))
+    if plan.clip:
+        found = store.load(plan.modality, plan.split)
+        texts = Suite(load_model(plan.clip, plan.clip_pretrained)).words(known.values())
+        said = torch.stack([texts[text] for text in known.values()])
+        if said.shape[1] != found.embedding.shape[1]:
+            raise DataError(
+                f"--clip: {plan.clip} has {said.shape[1]} dimensions, {plan.features} {found.embedding.shape[1]}"
+            )
+        scores["clip_score"] = clip_score(F.normalize(found.embedding[chosen_rows(found, known)], dim=1), said)
+    return scores, tokenizer
+
+
+def save_captions(
+    captions: dict[str, str], scores: dict[str, float], plan: CaptionPlan, name: str, folder: Path
+) -> Path:
+    """Write captions in COCO's result format, and the scores in clip_benchmark's schema.
+
+    Args:
+        captions: by id.
+        scores: of them.
+        plan: what was captioned.
+        name: of the captioner.
+        folder: of results.
+
+    Returns:
+        The file of captions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = f"{plan.features.name}-{plan.modality}-{plan.split}"
+    result = Result(dataset, "captioning", scores, name, num_samples=int(scores["num_captions"]))
+    save_result(result, folder)
+    path = folder / f"{result.stem}.captions.json"
+    path.write_text(
+        json.dumps([{"image_id": k, "caption": v} for k, v in captions.items()], indent=1, ensure_ascii=False)
+    )
+    return path

@@ -1,0 +1,335 @@
+"""Training a captioner on embeddings, through the same loop as everything else.
+
+Axis letters: n captions of this process, D dimensions, L tokens.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from gapless.data import Place
+from gapless.data.loader import epoch_order
+from gapless.data.samples import BadSample
+from gapless.decode.captioner import (
+    IGNORED,
+    Captioner,
+    load_captioner,
+    new_decoder,
+    pretrained_decoder,
+    save_captioner,
+)
+from gapless.decode.config import CaptionConfig, check_caption_config
+from gapless.decode.store import Features, FeatureStore
+from gapless.decode.transforms import Preparation
+from gapless.errors import ConfigError, DataError
+from gapless.train.checkpoint import Checkpoints, Progress, load_optimizer
+from gapless.train.gather import exchange
+from gapless.train.loop import Parts
+from gapless.train.optim import WeightAverage, build_optimizer
+from gapless.train.runs import carry_out
+from gapless.train.signals import StopFlag
+from gapless.train.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """One process's part of a global batch."""
+
+    prepared: Tensor
+    """(n, D)."""
+    tokens: Tensor
+    """int64 (n, L), filled up with IGNORED."""
+    bad: list[BadSample] = field(default_factory=list)
+    converted: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return len(self.tokens)
+
+
+class CaptionData:
+    """Embeddings and what is to be said of them, as batches that depend on seed and step alone.
+
+    Args:
+        embedding: (M, D).
+        rows: of the embedding, one for each caption.
+        tokens: of each caption.
+        prepare: of embeddings and standard normal noise.
+        batch_size: captions in a global batch.
+        seed: of order and noise.
+        place: this process.
+    """
+
+    def __init__(
+        self,
+        embedding: Tensor,
+        rows: Tensor,
+        tokens: Sequence[Tensor],
+        prepare: Callable[[Tensor, Tensor], Tensor],
+        batch_size: int,
+        seed: int,
+        place: Place,
+    ) -> None:
+        self.embedding, self.rows, self.tokens, self.prepare = embedding, rows, tokens, prepare
+        self.batch_size, self.seed, self.place = batch_size, seed, place
+        self.num_samples = len(tokens)
+        self.steps_per_epoch = -(-self.num_samples // batch_size)
+
+    def batches(self, start: int, stop: int) -> Iterator[CaptionBatch]:
+        """This process's part of global batches start to stop - 1."""
+        current, order = -1, torch.empty(0, dtype=torch.long)
+        for step in range(start, stop):
+            epoch, k = divmod(step, self.steps_per_epoch)
+            if epoch != current:
+                current, order = epoch, torch.tensor(epoch_order([0] * self.num_samples, self.seed, epoch, 1))
+            batch = order[k * self.batch_size : (k + 1) * self.batch_size]
+            # Noise of the whole batch, whatever number of processes share it.
+            generator = torch.Generator().manual_seed(_number(f"{self.seed}-noise-{step}"))
+            noise = torch.randn(len(batch), self.embedding.shape[1], generator=generator)
+            mine = self.place.chunk(len(batch))
+            chosen = batch[mine]
+            prepared = self.prepare(self.embedding[self.rows[chosen]], noise[mine])
+            yield CaptionBatch(prepared, padded([self.tokens[i] for i in chosen.tolist()]))
+
+
+def padded(tokens: Sequence[Tensor]) -> Tensor:
+    """int64 (n, L), filled up with IGNORED."""
+    if not tokens:
+        return torch.zeros((0, 1), dtype=torch.long)
+    return pad_sequence(list(tokens), batch_first=True, padding_value=IGNORED)
+
+
+def _number(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+
+
+class CaptionStep:
+    """Mean cross-entropy over all tokens of a global batch; leaves the gradients in the parameters.
+
+    Args:
+        model: a Captioner prepared by accelerate.
+        accelerator: for mixed precision and gradient synchronisation.
+        micro_batch_size: captions of one forward pass; None for all at once.
+    """
+
+    def __init__(self, model: nn.Module, accelerator: Accelerator, micro_batch_size: int | None = None) -> None:
+        self.model, self.accelerator, self.micro_batch_size = model, accelerator, micro_batch_size
+
+    def __call__(self, batch: CaptionBatch, sizes: Sequence[int], step: int = 0) -> dict[str, Tensor]:
+        """``loss``, in nats a token, the same on every process."""
+        device = self.accelerator.device
+        count = sum(n for (n,) in exchange([int((batch.tokens != IGNORED).sum())], device))
+        parts = -(-max(sizes) // (self.micro_batch_size or max(sizes)))
+        total = torch.zeros((), device=device)
+        pieces = list(zip(batch.prepared.tensor_split(parts), batch.tokens.tensor_split(parts), strict=True))
+        for number, (prepared, tokens) in enumerate(pieces, 1):
+            with nullcontext() if number == parts else self.accelerator.no_sync(self.model):
+                loss = self.model(prepared.to(device), tokens.to(device)) / count
+                # DDP takes the mean of the processes' gradients; theirs are parts of one sum.
+                self.accelerator.backward(loss * len(sizes))
+            total += loss.detach()
+        return {"loss": self.accelerator.reduce(total, "sum")}
+
+
+class CaptionEvaluation:
+    """Cross-entropy and perplexity of a split of the training modality, without noise.
+
+    Args:
+        prepared: (M, D).
+        rows: of ``prepared``, one for each caption.
+        tokens: of each caption.
+        batch_size: captions of one forward pass.
+        accelerator: whose processes share the work.
+    """
+
+    def __init__(
+        self, prepared: Tensor, rows: Tensor, tokens: Sequence[Tensor], batch_size: int, accelerator: Accelerator
+    ) -> None:
+        self.prepared, self.rows, self.tokens = prepared, rows, tokens
+        self.batch_size, self.accelerator = batch_size, accelerator
+
+    @torch.no_grad()
+    def run(
+        self,
+        model: nn.Module,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        poll: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """``val/loss`` in nats a token, ``val/perplexity``, ``val/num_captions``."""
+        device, place = self.accelerator.device, _place(self.accelerator)
+        training = model.training
+        model.eval()
+        mine = torch.arange(len(self.tokens))[place.chunk(len(self.tokens))]
+        total = torch.zeros(2, dtype=torch.float64, device=device)
+        for part in torch.split(mine, self.batch_size) if len(mine) else ():
+            tokens = padded([self.tokens[i] for i in part.tolist()])
+            with autocast():
+                loss = model(self.prepared[self.rows[part]].to(device), tokens.to(device))
+            total += torch.tensor([float(loss), float((tokens != IGNORED).sum())], device=device)
+        model.train(training)
+        poll()
+        loss, count = self.accelerator.reduce(total, "sum").tolist()
+        mean = loss / count
+        return {
+            "val/loss": mean,
+            "val/perplexity": float(torch.tensor(mean).exp()),
+            "val/num_captions": float(len(self.tokens)),
+        }
+
+
+def train_captioner(config: CaptionConfig, fresh: bool = False) -> Path:
+    """Train, or continue, a captioner, and export it.
+
+    Args:
+        config: the run.
+        fresh: start anew in a folder beside an existing one.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        GaplessError: see the exit codes of ``gapless caption train``.
+    """
+    check_caption_config(config)
+    return carry_out(config, partial(build_parts, config), fresh=fresh)
+
+
+def build_parts(
+    config: CaptionConfig,
+    accelerator: Accelerator,
+    folder: Path,
+    checkpoint: Path | None,
+    progress: Progress,
+    stop: StopFlag,
+) -> Parts:
+    """Everything the loop needs; from a checkpoint, exactly as it was left."""
+    store, modality = FeatureStore(Path(config.features.path)), config.features.modality
+    train = store.load(modality, "train")
+    rows, captions = _to_say(store, train, "train", config.features.fraction, config.seed)
+    torch.manual_seed(config.seed)
+    captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store, train, captions)
+    if train.embedding.shape[1] != captioner.embed_dim:
+        raise DataError(
+            f"{store.folder} has {train.embedding.shape[1]} dimensions, the captioner takes {captioner.embed_dim}"
+        )
+    if config.decoder.frozen:
+        captioner.decoder.requires_grad_(False)
+    longest = min(config.features.max_tokens, captioner.context_length)
+    tokens, cut = captioner.tokenize(captions, longest)
+    if cut and PartialState().is_main_process:
+        logger.warning("%d of %d captions are longer than %d tokens and were cut", cut, len(captions), longest)
+    place = _place(accelerator)
+    prepare = captioner.preparation
+    data = CaptionData(
+        train.embedding,
+        rows,
+        tokens,
+        lambda embedding, noise: prepare(embedding, modality, noise),
+        config.features.batch_size,
+        config.seed,
+        place,
+    )
+    val = store.load(modality, "val")
+    val_rows, val_captions = _to_say(store, val, "val")
+    evaluation = CaptionEvaluation(
+        prepare(val.embedding, modality),
+        val_rows,
+        captioner.tokenize(val_captions, longest)[0],
+        config.eval.batch_size,
+        accelerator,
+    )
+    if config.train.compile:
+        captioner.decoder.transformer.compile()
+    torch.manual_seed(config.seed + accelerator.process_index)
+    prepared, optimizer = accelerator.prepare(captioner, build_optimizer(captioner, config.optim))
+    weights = accelerator.unwrap_model(prepared)
+    average = WeightAverage(weights.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
+    if checkpoint:
+        load_optimizer(checkpoint, accelerator, weights, optimizer, average)
+        if accelerator.scaler is not None and progress.scaler:
+            accelerator.scaler.load_state_dict(progress.scaler)
+    return Parts(
+        config=config,
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        step=CaptionStep(prepared, accelerator, config.train.micro_batch_size),
+        data=data,
+        evaluations=[evaluation],
+        evaluate_every=config.eval.every_epochs,
+        checkpoints=Checkpoints(
+            folder / "checkpoints",
+            accelerator,
+            config.checkpoint.keep_last,
+            weights,
+            partial(save_captioner, weights),
+        ),
+        tracker=Tracker(folder, accelerator, progress.metrics_offset),
+        average=average,
+        stop=stop,
+        progress=progress,
+    )
+
+
+def _place(accelerator: Accelerator) -> Place:
+    return Place(accelerator.process_index, accelerator.num_processes)
+
+
+def _to_say(
+    store: FeatureStore, features: Features, split: str, fraction: float = 1.0, seed: int = 0
+) -> tuple[Tensor, list[str]]:
+    """Rows of the features, and a caption of each: their own, or those of their ids."""
+    if any(features.captions):
+        pairs = [(k, caption) for k, caption in enumerate(features.captions) if caption.strip()]
+        empty = len(features) - len(pairs)
+    else:
+        said = store.captions(split)
+        pairs = [(k, caption) for k, name in enumerate(features.ids) for caption in said.get(name, ())]
+        empty = sum(name not in said for name in features.ids)
+        if not pairs:
+            raise DataError(
+                f"{store.folder}: no id of {features.modality}_{split} is one of text_{split}, {features.ids[0]!r} for one"
+            )
+    if not pairs:
+        raise DataError(f"{store.folder}: {features.modality}_{split} has no captions")
+    if empty and PartialState().is_main_process:
+        logger.warning("%s_%s: %d rows have no caption and are left out", features.modality, split, empty)
+    if fraction < 1:
+        names = list(dict.fromkeys(features.ids[k] for k, _ in pairs))
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+        kept = {names[i] for i in order[: max(1, round(fraction * len(names)))].tolist()}
+        pairs = [(k, caption) for k, caption in pairs if features.ids[k] in kept]
+    return torch.tensor([k for k, _ in pairs]), [caption for _, caption in pairs]
+
+
+def _new_captioner(config: CaptionConfig, store: FeatureStore, train: Features, captions: Sequence[str]) -> Captioner:
+    settings, wanted = config.decoder, config.prepare
+    start = load_captioner(Path(settings.start)) if settings.start else None
+    means = dict(start.preparation.means) if start else {}
+    means |= store.means()
+    if train.modality not in means:
+        means[train.modality] = train.embedding.mean(dim=0)
+    preparation = Preparation(wanted.collapse, wanted.noise, wanted.span_of, wanted.renormalise, means)
+    if preparation.span_of is not None and not set(preparation.span_of) <= set(means):
+        raise ConfigError(f"prepare.span_of: {list(preparation.span_of)} need means, there are {', '.join(means)}")
+    if start is not None:
+        start.preparation = preparation
+        return start
+    if settings.name:
+        decoder, tokenizer = pretrained_decoder(settings.name)
+    else:
+        positions = settings.prefix_length + config.features.max_tokens
+        decoder, tokenizer = new_decoder(captions, settings.architecture, settings.vocab_size, positions)
+    return Captioner(decoder, tokenizer, train.embedding.shape[1], preparation, settings.mapper, settings.prefix_length)
