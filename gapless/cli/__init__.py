@@ -178,15 +178,20 @@ def _reproduce_arguments(parser: ArgumentParser) -> None:
         "experiment",
         type=str,
         help="demo: clip, cua, cuaxu from one start. A paper: contrastive-gap, all of its tables; "
-        "connect-collapse-corrupt and bug-or-feature, their geometry.",
+        "connect-collapse-corrupt, its captioning, or its geometry with --only=geometry; bug-or-feature, its geometry.",
     )
     parser.add_argument(
         "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
     )
     parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
     parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
-    parser.add_argument("--source", type=Path, default=None, help="Geometry: a run or a file of arrays image and text.")
-    parser.add_argument("--only", type=str, default="geometry", help="connect-collapse-corrupt: geometry.")
+    parser.add_argument(
+        "--source", type=Path, default=None, help="A run whose space is used; geometry takes embeddings too."
+    )
+    parser.add_argument(
+        "--only", type=str, default="captioning", help="connect-collapse-corrupt: captioning or geometry."
+    )
+    parser.add_argument("--karpathy", type=str, default=None, help="coco: dataset_coco.json, for captioning.")
     parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
     parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
     parser.add_argument("--dimensions", type=list[int], default=[32, 64, 128], help="Of the grid.")
@@ -206,8 +211,11 @@ def _reproduce(arguments: Any) -> None:
     if arguments.experiment != "contrastive-gap":
         from gapless.reproduce.geometry import reproduce_geometry
 
-        if arguments.only != "geometry":
-            raise ConfigError(f"--only: {arguments.only!r} is not one of geometry")
+        if arguments.only not in ("captioning", "geometry"):
+            raise ConfigError(f"--only: {arguments.only!r} is not one of captioning, geometry")
+        if arguments.experiment == "connect-collapse-corrupt" and arguments.only == "captioning":
+            _reproduce_captioning(arguments, output)
+            return
         reproduce_geometry(arguments.experiment, output, arguments.source, arguments.quick)
         return
     from gapless.reproduce.contrastive_gap import reproduce
@@ -224,6 +232,19 @@ def _reproduce(arguments: Any) -> None:
         arguments.jobs,
         arguments.allow_missing,
     )
+
+
+def _reproduce_captioning(arguments: Any, output: Path) -> None:
+    caption.needs_extra()
+    from gapless.config import DataConfig
+    from gapless.reproduce.captioning import reproduce_captioning
+
+    data = DataConfig()
+    if arguments.edition == "coco":
+        if arguments.source is None:
+            raise ConfigError("--source: the coco edition needs a run or an export of CLIP")
+        data = DataConfig(source="coco", path=arguments.data_path, karpathy=arguments.karpathy)
+    reproduce_captioning(output, arguments.source, data, arguments.quick)
 
 
 VERBS = {

@@ -13,7 +13,8 @@ from gapless.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
-def _needs_extra() -> None:
+def needs_extra() -> None:
+    """Raise ConfigError if the extra is not installed."""
     import importlib.util
 
     for name in ("transformers", "pycocoevalcap"):
@@ -80,7 +81,7 @@ def _print_written(written: dict[str, int], folder: Path) -> None:
 
 def add_train(parser: ArgumentParser) -> None:
     """What ``gapless caption train`` takes."""
-    _needs_extra()
+    needs_extra()
     from gapless.decode.config import CaptionConfig
 
     parser.add_argument("--fresh", action="store_true", help="Start anew beside an existing run of that name.")
@@ -103,7 +104,7 @@ def run_train(arguments: Any) -> None:
 
 def add_eval(parser: ArgumentParser) -> None:
     """What ``gapless caption eval`` takes."""
-    _needs_extra()
+    needs_extra()
     from gapless.decode.evaluate import CaptionPlan
 
     parser.add_argument("captioner", type=Path, help="A run of gapless caption train, its export or a checkpoint.")

@@ -70,7 +70,7 @@ def convert_pickle(path: Path, split: str, folder: Path, modality: str = "image"
     """Write the features of connect-collapse-corrupt's pickles as a store.
 
     Two forms are known: ``{"images": {id: {"embed"}}, "captions": {id: {"caption", "img_id", "embed"}}}`` of one
-    split, and a list of ``{"x", "y", "x_embed", "y_embed", "split"}`` of all, where x names the thing and y is its text.
+    split, and a list of ``{"x", "y", "x_embed", "y_embed", "split"}`` of all, where x names a thing and y is its text.
 
     Args:
         path: of the pickle.

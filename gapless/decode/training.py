@@ -300,7 +300,7 @@ def _to_say(
         empty = sum(name not in said for name in features.ids)
         if not pairs:
             raise DataError(
-                f"{store.folder}: no id of {features.modality}_{split} is one of text_{split}, {features.ids[0]!r} for one"
+                f"{store.folder}: no id of {features.modality}_{split} is one of text_{split}, not {features.ids[0]!r}"
             )
     if not pairs:
         raise DataError(f"{store.folder}: {features.modality}_{split} has no captions")

@@ -54,7 +54,7 @@ class Gallery:
             try:
                 pair = source.load(position)
                 self.captions[name] = pick_caption(pair, rule, "")
-                self.pictures[name] = _thumbnail(pair.image)
+                self.pictures[name] = thumbnail(pair.image)
             except (BadSampleError, OSError) as error:
                 logger.warning("%s: no picture of %s (%s)", run.folder, key, error)
         return name
@@ -69,7 +69,8 @@ def _source(run: RunRecord) -> tuple[PairSource, str] | None:
         return None
 
 
-def _thumbnail(data: bytes) -> str:
+def thumbnail(data: bytes) -> str:
+    """A small picture as a data address."""
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()

@@ -25,6 +25,8 @@ class Cell(NamedTuple):
 
     text: str
     best: bool = False
+    picture: str = ""
+    """Data address of a picture that the page shows before the text."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def reproduce_geometry(paper: str, output: Path, source: Path | None = None, qui
         source: a run that kept embeddings, or a file of arrays image and text; None trains an emoji CLIP.
         quick: small simulations and few draws.
     """
-    run = None if source and not source.is_dir() else source or _emoji_model(output / "runs", quick)
+    run = None if source and not source.is_dir() else source or emoji_model(output / "runs", quick)
     if not PartialState().is_main_process:
         return []
     file = source if run is None else kept_embeddings(run)
@@ -73,7 +73,7 @@ def reproduce_geometry(paper: str, output: Path, source: Path | None = None, qui
     return tables
 
 
-def _emoji_model(output: Path, quick: bool) -> Path:
+def emoji_model(output: Path, quick: bool) -> Path:
     """The demo's start, fine-tuned with CLIP's loss in 64 dimensions: an ordinary CLIP with an ordinary gap."""
     changes = {"train": {"epochs": 1}} if quick else {}
     start = with_changes(
