@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from gapless.config import Config, config_hash, flatten, load_config, with_changes
+from gapless.config import Config, config_hash, flatten, load_config, load_tree, with_changes
+from gapless.decode.config import CaptionConfig, check_caption_config
 from gapless.errors import ConfigError
 from gapless.rules import check_config
 from gapless.train.run import build_objective
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "sweeps")
+RECIPES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in ("sweeps", "caption"))
+CAPTION_RECIPES = sorted((ROOT / "configs" / "caption").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[str(p.relative_to(ROOT)) for p in RECIPES])
@@ -20,6 +22,13 @@ def test_every_recipe_parses_and_opens_with_its_card(path):
     build_objective(config)
     card = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("train --config configs/" in line for line in card)
+
+
+@pytest.mark.parametrize("path", CAPTION_RECIPES, ids=[path.stem for path in CAPTION_RECIPES])
+def test_every_recipe_of_captioners_parses_alone_or_over_a_base(path):
+    for base in ("emoji", "coco"):
+        check_caption_config(load_tree(CaptionConfig, ROOT / f"configs/caption/{base}.yaml", path))
+    assert "caption train --config configs/caption/" in path.read_text()
 
 
 def test_the_papers_recipe():
@@ -43,7 +52,7 @@ def leaves(part):
 def test_every_field_is_read_somewhere():
     sources = [p.read_text() for p in (ROOT / "gapless").rglob("*.py") if p.name != "config.py"]
     code = "\n".join(sources)
-    unread = [name for name in leaves(Config()) if not re.search(rf"\.{name}\b", code)]
+    unread = [name for name in (*leaves(Config()), *leaves(CaptionConfig())) if not re.search(rf"\.{name}\b", code)]
     assert unread == []
     augmentation = (ROOT / "gapless/data/transforms.py").read_text()
     from gapless.config import AugmentationConfig

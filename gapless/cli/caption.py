@@ -126,9 +126,9 @@ def run_eval(arguments: Any) -> None:
     scores, tokenizer = score_captions(captions, plan)
     output = arguments.output or arguments.captioner / "results"
     path = save_captions(captions, scores, plan, arguments.captioner.resolve().name, output)
-    title = f"{arguments.captioner.name} on {plan.modality}_{plan.split}, {plan.decoding.strategy}, tokens: {tokenizer}"
+    print(f"{arguments.captioner.name} on {plan.modality}_{plan.split}, {plan.decoding.strategy}, tokens: {tokenizer}")
     rows = [[Cell(name), Cell(f"{value:.4f}")] for name, value in scores.items()]
-    Console().print(Table(title, ["", ""], rows).terminal())
+    Console().print(Table("", ["", ""], rows).terminal())
     for name, text in list(captions.items())[: arguments.show]:
         print(f"{name}: {text}")
     print(f"{len(captions)} captions in {path}")

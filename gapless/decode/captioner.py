@@ -28,6 +28,8 @@ END = "<|endoftext|>"
 IGNORED = -100
 """Label of positions that no loss is taken at."""
 CONFIG, WEIGHTS, MEANS = "captioner.json", "captioner.safetensors", "means.safetensors"
+SIZES = {"n_layer", "n_head", "n_embd", "n_inner", "attn_pdrop", "embd_pdrop", "resid_pdrop"}
+"""What a GPT-2 from scratch may be told."""
 TIED = "decoder.lm_head.weight"
 """The same tensor as the token embeddings; not stored."""
 
@@ -185,13 +187,13 @@ class _TransformerMapper(nn.Module):
 
 
 def new_decoder(
-    captions: Iterable[str], architecture: Mapping[str, int], vocab_size: int, positions: int
+    captions: Iterable[str], architecture: Mapping[str, float], vocab_size: int, positions: int
 ) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
     """GPT-2 from scratch, with byte-pair tokens learned from captions.
 
     Args:
         captions: of the training split.
-        architecture: n_layer, n_head, n_embd.
+        architecture: n_layer, n_head, n_embd ...
         vocab_size: most tokens.
         positions: n_positions.
 
@@ -202,11 +204,10 @@ def new_decoder(
     learned.train_from_iterator(captions, vocab_size, show_progress=False, special_tokens=[END])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned._tokenizer, eos_token=END, pad_token=END)
     end = tokenizer.convert_tokens_to_ids(END)
-    unknown = set(architecture) - {"n_layer", "n_head", "n_embd", "n_inner"}
-    if unknown or architecture.get("n_embd", 768) % architecture.get("n_head", 12):
+    if set(architecture) - SIZES or architecture.get("n_embd", 768) % architecture.get("n_head", 12):
         raise ConfigError(
             f"decoder.architecture: {dict(architecture)} does not work, "
-            "it is n_layer, n_head, n_embd and n_inner, where n_head divides n_embd"
+            f"it has {', '.join(sorted(SIZES))}, and n_head divides n_embd"
         )
     sizes: dict[str, Any] = dict(architecture)
     config = GPT2Config(

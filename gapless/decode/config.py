@@ -45,11 +45,12 @@ class DecoderConfig:
     """The mapper and the language model."""
 
     start: str | None = None
-    """Run or export of a captioner to continue from, with its mapper, tokens and architecture."""
+    """Run or export of a captioner to continue from, with its mapper, tokens and architecture; what follows is then
+    not used, but for frozen."""
     name: str | None = None
     """GPT-2 of Hugging Face by name or folder; null starts from scratch."""
-    architecture: dict[str, int] = field(default_factory=lambda: {"n_layer": 4, "n_head": 4, "n_embd": 128})
-    """GPT-2's sizes from scratch."""
+    architecture: dict[str, int | float] = field(default_factory=lambda: {"n_layer": 4, "n_head": 4, "n_embd": 128})
+    """GPT-2's sizes from scratch, and if wanted its attn_pdrop, embd_pdrop and resid_pdrop."""
     vocab_size: int = 1500
     """Byte-pair tokens that are learned from the training captions, from scratch."""
     mapper: Literal["mlp", "transformer"] = "mlp"
@@ -113,7 +114,6 @@ def check_caption_config(config: CaptionConfig) -> None:
         ("prepare.noise", c.prepare.noise >= 0, "0 or more"),
         ("decoder.prefix_length", c.decoder.prefix_length >= 1, "at least 1"),
         ("decoder.vocab_size", c.decoder.vocab_size >= 300, "at least 300: bytes are 256"),
-        ("decoder.start", not (c.decoder.start and c.decoder.name), "null where decoder.name is set"),
         ("eval.every_epochs", c.eval.every_epochs >= 1, "at least 1"),
         ("eval.batch_size", c.eval.batch_size >= 1, "at least 1"),
     ]

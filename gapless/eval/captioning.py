@@ -87,9 +87,8 @@ def _scores(wanted: dict[str, list[str]], given: dict[str, list[str]], java: boo
         from pycocoevalcap.meteor.meteor import Meteor
 
         meteor = Meteor()
-        scores["meteor"] = float(meteor.compute_score(wanted, given)[0])
-        meteor.meteor_p.stdin.close()
-        meteor.meteor_p.wait()
+        with meteor.meteor_p:  # which it would leave running, with its pipes
+            scores["meteor"] = float(meteor.compute_score(wanted, given)[0])
         if _has_spice_models():
             from pycocoevalcap.spice.spice import Spice
 
