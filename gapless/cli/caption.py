@@ -116,10 +116,14 @@ def add_eval(parser: ArgumentParser) -> None:
 
 def run_eval(arguments: Any) -> None:
     """Caption, score, write and print."""
+    from accelerate import PartialState
+
     from gapless.decode import load_captioner
     from gapless.decode.evaluate import CaptionPlan, save_captions, score_captions, write_captions
     from gapless.report import Cell, Table
 
+    if PartialState().num_processes > 1:  # one captions thousands of images a minute
+        raise ConfigError("gapless caption eval runs in a single process: call it without launch.sh")
     plan = CaptionPlan(**{k: v for k, v in vars(arguments).items() if k in CaptionPlan.__dataclass_fields__})
     captioner = load_captioner(arguments.captioner)
     captions = write_captions(captioner, plan)

@@ -6,7 +6,7 @@ Axis letters: N captions, D dimensions of the shared space, K prefix positions, 
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +115,12 @@ class Captioner(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, embedding: Tensor, modality: str, decoding: Decoding | None = None, shift: Tensor | None = None
+        self,
+        embedding: Tensor,
+        modality: str,
+        decoding: Decoding | None = None,
+        shift: Tensor | None = None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> list[str]:
         """Captions of embeddings, in batches and with cached keys and values.
 
@@ -124,6 +129,7 @@ class Captioner(nn.Module):
             modality: of the embeddings, whose mean is subtracted.
             decoding: the search; nucleus draws from torch's global generator.
             shift: (D,), added to what was prepared.
+            progress: called after each batch with the number of captions.
 
         Raises:
             DataError: another dimension than the mapper's, or no mean of the modality.
@@ -150,6 +156,7 @@ class Captioner(nn.Module):
                 **how[decoding.strategy],
             )
             captions += [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+            progress(len(captions))
         return captions
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from rich.console import Console
+from rich.progress import Progress
 
 from gapless.decode.captioner import Captioner, Decoding
 from gapless.decode.store import FeatureStore, chosen_rows
@@ -61,9 +64,14 @@ def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
     shift = None
     if plan.shift:
         shift = orthogonal_shift(captioner.preparation(found.embedding, plan.modality), plan.shift)
-    captioner.eval()
+    captioner.to(PartialState().device).eval()
     torch.manual_seed(plan.seed)
-    return dict(zip(ids, captioner.generate(embedding, plan.modality, plan.decoding, shift), strict=True))
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("captions", total=len(ids))
+        said = captioner.generate(
+            embedding, plan.modality, plan.decoding, shift, lambda done: bar.update(task, completed=done)
+        )
+    return dict(zip(ids, said, strict=True))
 
 
 def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[str, float], str]:
