@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 
 from gapless import __version__
-from gapless.cli import caption, evaluate, geometry
+from gapless.cli import caption, evaluate, geometry, reports, robustness
 from gapless.config import Config
 from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
 from gapless.parsing import parse_arguments
@@ -135,135 +135,23 @@ def _export(arguments: Any) -> None:
     print(f"{checkpoint.name} exported to {output}; open_clip loads it as local-dir:{output}")
 
 
-# --- report, reproduce -------------------------------------------------------------------------------------------
-
-
-def _report_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, help="Folders of runs.")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page; .md and .tex beside it.")
-    parser.add_argument("--title", type=str, default=None, help="Title of the page.")
-
-
-def _report_runs(arguments: Any) -> None:
-    from gapless.report import load_run, write_report
-
-    if arguments.output.suffix != ".html":
-        raise ConfigError(f"--output: {arguments.output} must end in .html")
-    written = write_report([load_run(run) for run in arguments.runs], arguments.output, arguments.title)
-    print(f"{written[0]}, {written[1].name}, {written[2].name} and {len(written) - 3} figures")
-
-
-def _sweep_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
-    parser.add_argument("--count", type=int, default=None, help="Runs in all; needed for random and bayes.")
-    parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
-    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
-
-
-def _sweep(arguments: Any) -> None:
-    from rich.console import Console
-
-    from gapless.reproduce.sweep import run_sweep
-
-    given = (arguments.file, arguments.jobs, arguments.count, arguments.record, arguments.allow_missing)
-    Console().print(run_sweep(*given).terminal())
-
-
-EXPERIMENTS = ("demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature")
-
-
-def _reproduce_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "experiment",
-        type=str,
-        help="demo: clip, cua, cuaxu from one start. A paper: contrastive-gap, all of its tables; "
-        "connect-collapse-corrupt, its captioning, or its geometry with --only=geometry; bug-or-feature, its geometry.",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
-    )
-    parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
-    parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
-    parser.add_argument(
-        "--source", type=Path, default=None, help="A run whose space is used; geometry takes embeddings too."
-    )
-    parser.add_argument(
-        "--only", type=str, default="captioning", help="connect-collapse-corrupt: captioning or geometry."
-    )
-    parser.add_argument("--karpathy", type=str, default=None, help="coco: dataset_coco.json, for captioning.")
-    parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
-    parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
-    parser.add_argument("--dimensions", type=list[int], default=[32, 64, 128], help="Of the grid.")
-    parser.add_argument("--jobs", type=int, default=None, help="Runs at a time; null for one on each GPU.")
-    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs of the grid failed.")
-
-
-def _reproduce(arguments: Any) -> None:
-    output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
-    if arguments.experiment not in EXPERIMENTS:
-        raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of {', '.join(EXPERIMENTS)}")
-    if arguments.experiment == "demo":
-        from gapless.reproduce.demo import run_demo
-
-        run_demo(output, arguments.quick)
-        return
-    if arguments.experiment != "contrastive-gap":
-        from gapless.reproduce.geometry import reproduce_geometry
-
-        if arguments.only not in ("captioning", "geometry"):
-            raise ConfigError(f"--only: {arguments.only!r} is not one of captioning, geometry")
-        if arguments.experiment == "connect-collapse-corrupt" and arguments.only == "captioning":
-            _reproduce_captioning(arguments, output)
-            return
-        reproduce_geometry(arguments.experiment, output, arguments.source, arguments.quick)
-        return
-    from gapless.reproduce.contrastive_gap import reproduce
-
-    if arguments.edition not in ("emoji", "coco"):
-        raise ConfigError(f"--edition: {arguments.edition!r} is not one of emoji, coco")
-    reproduce(
-        output,
-        arguments.edition,
-        arguments.quick,
-        arguments.data_path,
-        arguments.root,
-        arguments.dimensions,
-        arguments.jobs,
-        arguments.allow_missing,
-    )
-
-
-def _reproduce_captioning(arguments: Any, output: Path) -> None:
-    caption.needs_extra()
-    from gapless.config import DataConfig
-    from gapless.reproduce.captioning import reproduce_captioning
-
-    data = DataConfig()
-    if arguments.edition == "coco":
-        if arguments.source is None:
-            raise ConfigError("--source: the coco edition needs a run or an export of CLIP")
-        data = DataConfig(source="coco", path=arguments.data_path, karpathy=arguments.karpathy)
-    reproduce_captioning(output, arguments.source, data, arguments.quick)
-
-
 VERBS = {
     "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", _config_arguments, _doctor),
     "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", evaluate.add_arguments, evaluate.run),
     "gap": Verb("every measure of the gap between two sets of embeddings", geometry.add_gap, geometry.run_gap),
     "close": Verb("fit a map that closes the gap, and apply it", geometry.add_close, geometry.run_close),
-    "robustness": Verb("nearest neighbours under noise, the gap closed", geometry.add_noise, geometry.run_noise),
-    "simulate": Verb("the papers' simulations of how gaps arise", geometry.add_simulate, geometry.run_simulate),
+    "robustness": Verb("nearest neighbours under noise, the gap closed", robustness.add_noise, robustness.run_noise),
+    "simulate": Verb("the papers' simulations of how gaps arise", robustness.add_simulate, robustness.run_simulate),
     "caption embed": Verb("embed a data set for captioners", caption.add_embed, caption.run_embed),
     "caption convert": Verb("embeddings from pickles of other code", caption.add_convert, caption.run_convert),
     "caption train": Verb("train a captioner on one modality", caption.add_train, caption.run_train),
     "caption eval": Verb("caption another modality, and score it", caption.add_eval, caption.run_eval),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
-    "sweep": Verb("run a sweep file of wandb without a server", _sweep_arguments, _sweep),
-    "report": Verb("write a page, tables and figures of runs", _report_arguments, _report_runs),
-    "reproduce": Verb("run an experiment and print its tables", _reproduce_arguments, _reproduce),
+    "sweep": Verb("run a sweep file of wandb without a server", reports.add_sweep, reports.run_sweep_file),
+    "report": Verb("write a page, tables and figures of runs", reports.add_report, reports.run_report),
+    "reproduce": Verb("run an experiment and print its tables", reports.add_reproduce, reports.run_reproduce),
 }
 
 
@@ -300,15 +188,23 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = next((n for n in (" ".join(arguments[:2]), arguments[0]) if n in VERBS), None)
     if name is None:
-        close = difflib.get_close_matches(" ".join(arguments[:2]), VERBS, n=1) or [
-            verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")
-        ]
-        raise ConfigError(
-            f"{arguments[0]!r} is no verb of gapless, {f'did you mean {close[0]}?' if close else 'see gapless --help'}"
-        )
+        return _no_verb(arguments)
     _set_up_logging()
     VERBS[name].run(parse(name, arguments[len(name.split()) :]))
     return 0
+
+
+def _no_verb(arguments: Sequence[str]) -> int:
+    """Help for the first word of verbs of two, and for slips of the pen."""
+    family = [f"  {name:<15} {verb.told}" for name, verb in VERBS.items() if name.startswith(f"{arguments[0]} ")]
+    if family and arguments[1:2] in ([], ["--help"], ["-h"]):
+        print("\n".join([f"usage: gapless {arguments[0]} WHAT ...", "", *family]))
+        return 0 if arguments[1:] else ConfigError.exit_code
+    close = difflib.get_close_matches(" ".join(arguments[:2] if family else arguments[:1]), VERBS, n=1)
+    raise ConfigError(
+        f"{' '.join(arguments[: 2 if family else 1])!r} is no verb of gapless, "
+        f"{f'did you mean {close[0]}?' if close else 'see gapless --help'}"
+    )
 
 
 def overview() -> str:

@@ -4,24 +4,17 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
 
-from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from gapless.data.images import CONVERTED, SKIPPED
-from gapless.data.samples import BadSample
 from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError
-from gapless.train.checkpoint import Checkpoints, Progress
 from gapless.train.gather import exchange
 from gapless.train.meters import Clock, progress_bar
 from gapless.train.optim import WeightAverage, learning_rate
-from gapless.train.signals import StopFlag
-from gapless.train.tracking import Tracker
+from gapless.train.parts import Parts, TrainBatch
 
 logger = logging.getLogger(__name__)
 
@@ -30,98 +23,6 @@ NAMED_BAD_SAMPLES = 5
 """Bad samples that are named in the log; the rest is only counted."""
 MAX_SKIPPED_STEPS = 20
 """fp16 steps in a row that the gradient scaler may skip."""
-
-
-class RunConfig(Protocol):
-    """What every kind of run has in its configuration."""
-
-    name: str
-    output: str
-    seed: int
-    optim: OptimConfig
-    train: TrainConfig
-    checkpoint: CheckpointConfig
-    tracking: TrackingConfig
-
-
-class TrainBatch(Protocol):
-    """A process's part of a global batch."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def bad(self) -> list[BadSample]: ...
-    @property
-    def converted(self) -> dict[str, int]: ...
-
-
-class TrainBatches(Protocol):
-    """An endless sequence of global batches."""
-
-    num_samples: int
-    """Samples in an epoch, over all processes."""
-    steps_per_epoch: int
-
-    def batches(self, start: int, stop: int) -> Iterable[Any]:
-        """This process's part of global batches start to stop - 1, each a TrainBatch."""
-
-
-class Evaluation(Protocol):
-    """Anything that gives numbers for a model."""
-
-    def run(
-        self,
-        model: nn.Module,
-        autocast: Callable[[], contextlib.AbstractContextManager[None]] = ...,
-        poll: Callable[[], None] = ...,
-    ) -> dict[str, float]: ...
-
-
-@dataclass
-class Parts:
-    """What the loop works with."""
-
-    config: RunConfig
-    accelerator: Accelerator
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: Callable[[Any, Sequence[int], int], dict[str, Tensor]]
-    data: TrainBatches
-    evaluations: Sequence[Evaluation]
-    checkpoints: Checkpoints
-    tracker: Tracker
-    average: WeightAverage | None
-    stop: StopFlag
-    evaluate_every: int = 1
-    """Epochs between evaluations."""
-    kept_epochs: Sequence[int] = ()
-    """Epochs after which ``keep_embeddings`` is called, -1 for the last."""
-    keep_embeddings: Callable[[int], None] = lambda epoch: None
-    """Stores what was evaluated after an epoch."""
-    max_bad_fraction: float = 0.0
-    """More bad samples than this share of an epoch end the run."""
-    least_rows: int = 1
-    """Smaller batches are passed over."""
-    around_step: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    """Within it the optimiser steps."""
-    progress: Progress = field(default_factory=Progress)
-    last_saved: tuple[int, float] = (-1, 0.0)
-    """Step and time of the last checkpoint."""
-    save_due: Sequence[int] = (0,)
-    """Whether each process's clock asked for a checkpoint before this step."""
-    skipped: int = 0
-    """fp16 steps skipped in a row."""
-
-    @property
-    def clock_says_save(self) -> bool:
-        """Whether the last checkpoint is older than checkpoint.every_minutes."""
-        minutes = self.config.checkpoint.every_minutes
-        return minutes is not None and time.monotonic() - self.last_saved[1] > 60 * minutes
-
-    @property
-    def total(self) -> int:
-        """Steps of the whole run."""
-        return self.config.train.epochs * self.data.steps_per_epoch
 
 
 def fit(parts: Parts) -> None:

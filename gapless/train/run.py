@@ -23,8 +23,8 @@ from gapless.models import ClipModel, Tokenizer, TwinModel, build_model, load_ex
 from gapless.rules import check_config
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, load_optimizer
 from gapless.train.gather import Processes
-from gapless.train.loop import Parts
 from gapless.train.optim import WeightAverage, build_optimizer
+from gapless.train.parts import Parts
 from gapless.train.runs import FREE_TO_CHANGE, carry_out
 from gapless.train.schedule import Schedule, scheduled
 from gapless.train.signals import StopFlag

@@ -14,7 +14,8 @@ from accelerate.utils import DistributedDataParallelKwargs
 from gapless.config import config_hash, flatten, load_tree
 from gapless.errors import ConfigError, DataError
 from gapless.train.checkpoint import Progress, find_checkpoint, load_progress
-from gapless.train.loop import Parts, RunConfig, averaged, fit
+from gapless.train.loop import averaged, fit
+from gapless.train.parts import Parts, RunConfig
 from gapless.train.signals import StopFlag
 from gapless.train.tracking import start_trackers
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gapless.decode import Captioner, Decoding, Preparation, load_captioner, save_captioner
+from gapless.decode.batches import padded
 from gapless.decode.captioner import END, IGNORED, new_decoder, pretrained_decoder
-from gapless.decode.training import padded
 from gapless.errors import ConfigError, DataError
 from tests.decode.stores import D, captions
 

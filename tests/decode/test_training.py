@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from gapless.data import Place
 from gapless.decode import FeatureStore, load_captioner, save_features, store
-from gapless.decode.training import CaptionData
+from gapless.decode.batches import CaptionData
 from tests.decode.stores import D, captions, tree, write_store
 from tests.runs import metrics, run, run_killed, terminated, write_config
 

@@ -1,0 +1,120 @@
+"""``gapless report``, ``sweep`` and ``reproduce``: many runs, and what they come to."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from gapless.cli.caption import needs_extra
+from gapless.errors import ConfigError
+
+# --- report, reproduce -------------------------------------------------------------------------------------------
+
+
+def add_report(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, help="Folders of runs.")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page; .md and .tex beside it.")
+    parser.add_argument("--title", type=str, default=None, help="Title of the page.")
+
+
+def run_report(arguments: Any) -> None:
+    from gapless.report import load_run, write_report
+
+    if arguments.output.suffix != ".html":
+        raise ConfigError(f"--output: {arguments.output} must end in .html")
+    written = write_report([load_run(run) for run in arguments.runs], arguments.output, arguments.title)
+    print(f"{written[0]}, {written[1].name}, {written[2].name} and {len(written) - 3} figures")
+
+
+def add_sweep(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
+    parser.add_argument("--count", type=int, default=None, help="Runs in all; needed for random and bayes.")
+    parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
+    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
+
+
+def run_sweep_file(arguments: Any) -> None:
+    from rich.console import Console
+
+    from gapless.reproduce.sweep import run_sweep
+
+    given = (arguments.file, arguments.jobs, arguments.count, arguments.record, arguments.allow_missing)
+    Console().print(run_sweep(*given).terminal())
+
+
+EXPERIMENTS = ("demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature")
+
+
+def add_reproduce(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "experiment",
+        type=str,
+        help="demo: clip, cua, cuaxu from one start. A paper: contrastive-gap, all of its tables; "
+        "connect-collapse-corrupt, its captioning, or its geometry with --only=geometry; bug-or-feature, its geometry.",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
+    )
+    parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
+    parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
+    parser.add_argument(
+        "--source", type=Path, default=None, help="A run whose space is used; geometry takes embeddings too."
+    )
+    parser.add_argument(
+        "--only", type=str, default="captioning", help="connect-collapse-corrupt: captioning or geometry."
+    )
+    parser.add_argument("--karpathy", type=str, default=None, help="coco: dataset_coco.json, for captioning.")
+    parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
+    parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
+    parser.add_argument("--dimensions", type=list[int], default=[32, 64, 128], help="Of the grid.")
+    parser.add_argument("--jobs", type=int, default=None, help="Runs at a time; null for one on each GPU.")
+    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs of the grid failed.")
+
+
+def run_reproduce(arguments: Any) -> None:
+    output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
+    if arguments.experiment not in EXPERIMENTS:
+        raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of {', '.join(EXPERIMENTS)}")
+    if arguments.experiment == "demo":
+        from gapless.reproduce.demo import run_demo
+
+        run_demo(output, arguments.quick)
+        return
+    if arguments.experiment != "contrastive-gap":
+        from gapless.reproduce.geometry import reproduce_geometry
+
+        if arguments.only not in ("captioning", "geometry"):
+            raise ConfigError(f"--only: {arguments.only!r} is not one of captioning, geometry")
+        if arguments.experiment == "connect-collapse-corrupt" and arguments.only == "captioning":
+            _captioning(arguments, output)
+            return
+        reproduce_geometry(arguments.experiment, output, arguments.source, arguments.quick)
+        return
+    from gapless.reproduce.contrastive_gap import reproduce
+
+    if arguments.edition not in ("emoji", "coco"):
+        raise ConfigError(f"--edition: {arguments.edition!r} is not one of emoji, coco")
+    reproduce(
+        output,
+        arguments.edition,
+        arguments.quick,
+        arguments.data_path,
+        arguments.root,
+        arguments.dimensions,
+        arguments.jobs,
+        arguments.allow_missing,
+    )
+
+
+def _captioning(arguments: Any, output: Path) -> None:
+    needs_extra()
+    from gapless.config import DataConfig
+    from gapless.reproduce.captioning import reproduce_captioning
+
+    data = DataConfig()
+    if arguments.edition == "coco":
+        if arguments.source is None:
+            raise ConfigError("--source: the coco edition needs a run or an export of CLIP")
+        data = DataConfig(source="coco", path=arguments.data_path, karpathy=arguments.karpathy)
+    reproduce_captioning(output, arguments.source, data, arguments.quick)
