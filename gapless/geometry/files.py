@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -38,10 +39,11 @@ def load_embeddings(path: Path, name: str = "", rows: int | None = None, seed: i
     if rows is not None and rows < len(array):
         chosen = torch.randperm(len(array), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
         array = array[chosen.numpy()]
-    try:
-        features = torch.from_numpy(np.array(array, dtype=np.float32))
-    except MemoryError:
-        raise DataError(f"{path} needs {4 * shape[0] * shape[1] / 2**30:.1f} GiB; --rows takes a part of it") from None
+    need, free = 4 * array.shape[0] * array.shape[1], psutil.virtual_memory().available
+    if need > free:
+        told = f"{need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+        raise DataError(f"{path} needs {told}; --rows takes a part of it")
+    features = torch.from_numpy(np.array(array, dtype=np.float32))
     broken = (~features.isfinite().all(dim=1)).nonzero().flatten()
     if len(broken):
         raise DataError(f"{path} has NaN or infinity in {len(broken)} rows, the first is row {int(broken[0])}")

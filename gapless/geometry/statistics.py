@@ -33,7 +33,7 @@ def gap_statistics(
     Args:
         image_features: unit-norm (N, D).
         text_features: unit-norm (N, D).
-        group: M, at least 2; two groups are needed.
+        group: M, at least 2; three groups are needed, for the deviation over pairs of groups.
         definition: whose.
         seed: of the grouping.
 
@@ -41,11 +41,11 @@ def gap_statistics(
         ``<name>_mean`` and ``<name>_std`` (ddof 1) of each.
 
     Raises:
-        ValueError: fewer than two groups.
+        ValueError: fewer than three groups.
     """
     n = len(image_features)
-    if group < 2 or n < 2 * group:
-        raise ValueError(f"gap statistics need two groups of {group} pairs, there are {n} pairs")
+    if group < 2 or n < 3 * group:
+        raise ValueError(f"gap statistics need three groups of {group} pairs, there are {n} pairs")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)[: n // group * group]
     x, y = image_features.double(), text_features.double()

@@ -15,7 +15,7 @@ from gapless.geometry.spectrum import effective_dimension, effective_rank
 from gapless.geometry.statistics import Definition, cosine_statistics, gap_statistics
 from gapless.losses import intra_uniformity
 
-SAMPLE = 10_000
+SAMPLE = 5_000
 """Pairs that neighbours and distributions are measured on, at most."""
 GROUP = 100
 CLOSED = 0.1
@@ -48,7 +48,7 @@ def whole_gap(
     Returns:
         What :func:`gap_metrics` gives and ``centroid_distance_squared``, ``linear_separability_centred``,
         ``effective_rank_image`` and ``_text`` and ``_union`` (of both together, each minus its mean), and everything of
-        cosine_statistics, gap_statistics (from 2 groups on), pair_neighbours, distribution_gap, ``mixing@1``,
+        cosine_statistics, gap_statistics (from 3 groups on), pair_neighbours, distribution_gap, ``mixing@1``,
         ``mixing@10``, ``mutual_knn@10``, ``cka``; ``num_sampled`` of the last seven.
     """
     x, y = image_features, text_features
@@ -64,7 +64,7 @@ def whole_gap(
         "effective_rank_union": effective_rank(torch.cat([x - x.mean(dim=0), y - y.mean(dim=0)])),
     }
     found |= cosine_statistics(x, y)
-    if paired and len(x) >= 2 * GROUP:
+    if paired and len(x) >= 3 * GROUP:
         found |= gap_statistics(x, y, GROUP, definition, seed)
     a, b = _sample(x, seed), _sample(y, seed)
     found |= {"num_sampled": float(len(a))} | distribution_gap(a, b)

@@ -1,5 +1,7 @@
 import numpy as np
+import psutil
 import pytest
+import torch
 
 from gapless.errors import DataError
 from gapless.geometry.files import load_embeddings, load_pair
@@ -55,3 +57,16 @@ def test_shapes_must_match(tmp_path):
     with pytest.raises(DataError, match="they share no space"):
         load_pair(a, saved(tmp_path, np.eye(6)[:, :5] + 1, "d.npy"))
     assert load_pair(a, c)[0].shape == (6, 6)
+
+
+def test_a_file_larger_than_memory_gives_a_part_or_one_line(tmp_path):
+    rows = psutil.virtual_memory().total // 4 // 64 + 1
+    huge = np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.float32, (rows, 64))  # sparse: no disk is used
+    chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:50]
+    huge[chosen.numpy()] = 2.0
+    huge.flush()
+    with pytest.raises(DataError, match="GiB of memory, .* are free; --rows takes a part"):
+        load_embeddings(tmp_path / "huge.npy")
+    features, changed = load_embeddings(tmp_path / "huge.npy", rows=50)
+    assert features.shape == (50, 64)
+    assert changed

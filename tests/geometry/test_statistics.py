@@ -62,7 +62,7 @@ def test_both_definitions_are_those_of_plain_loops():
     along = [cosine(x[i + 1] - x[i], whole) for i in range(22)]
     assert code["gap_direction_mean"] == pytest.approx(np.mean(consecutive))
     assert code["gap_orthogonality_std"] == pytest.approx(np.std(along, ddof=1))
-    with pytest.raises(ValueError, match="two groups of 12 pairs, there are 23"):
+    with pytest.raises(ValueError, match="three groups of 12 pairs, there are 23"):
         gap_statistics(x, y, 12)
 
 

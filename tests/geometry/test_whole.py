@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from gapless.eval import retrieval_recall
 from gapless.geometry import bootstrap_gap, gap_verdict, whole_gap
 from tests.runs import run
 
@@ -120,3 +121,21 @@ def test_wrong_input_is_one_line(tmp_path):
     assert "kept no embeddings" in run("gap", str(tmp_path), code=3)
     assert "SOURCE" in run("gap", code=2)
     assert "--gamma" in run(*command, "--gamma=2", code=2)
+
+
+def test_constant_columns_and_duplicates_give_the_right_numbers():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (F.normalize(torch.randn(120, 8, generator=generator), dim=1) for _ in range(2))
+    wide = [torch.cat([side * 0.6, torch.full((120, 4), 0.4)], dim=1) for side in (x, y)]  # still of length 1
+    narrow, found = whole_gap(x, y), whole_gap(*wide)
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["centroid_distance"] == pytest.approx(0.6 * narrow["centroid_distance"], rel=1e-5)
+    for same in ("mixing@1", "mixing@10", "mutual_knn@10", "effective_rank_image", "cka", "relative_alignment"):
+        assert found[same] == pytest.approx(narrow[same], rel=1e-5)
+    assert found["cone_image"] == pytest.approx(0.36 * narrow["cone_image"] + 0.64, abs=1e-6)
+    twice = whole_gap(x.repeat(2, 1), y.repeat(2, 1))
+    assert twice["centroid_distance"] == pytest.approx(narrow["centroid_distance"], rel=1e-5)
+    assert twice["mixing@1"] == 1  # everybody's nearest is its copy
+    assert twice["effective_rank_text"] == pytest.approx(narrow["effective_rank_text"], rel=1e-5)
+    recall = retrieval_recall(x.repeat(2, 1), y.repeat(2, 1))
+    assert recall["text_retrieval_recall@1"] <= retrieval_recall(x, y)["text_retrieval_recall@1"]  # ties cannot win
