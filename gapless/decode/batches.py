@@ -17,7 +17,7 @@ from gapless.data import Place
 from gapless.data.loader import epoch_order
 from gapless.data.samples import BadSample
 from gapless.decode.captioner import IGNORED
-from gapless.decode.store import Features, FeatureStore
+from gapless.decode.store import FeatureStore
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,25 @@ class CaptionBatch:
         return len(self.tokens)
 
 
+@dataclass(frozen=True)
+class Said:
+    """Embeddings of one modality, and what is said of them."""
+
+    modality: str
+    embedding: Tensor
+    """unit-norm (M, D)."""
+    rows: Tensor
+    """int64: the embedding of each caption."""
+    captions: list[str]
+
+
 class CaptionData:
-    """Embeddings and what is to be said of them, as batches that depend on seed and step alone.
+    """Captions and their prepared embeddings, in batches that depend on seed and step alone.
 
     Args:
-        embedding: (M, D).
-        rows: of the embedding, one for each caption.
+        said: embeddings and captions.
         tokens: of each caption.
-        prepare: of embeddings and standard normal noise.
+        prepare: of embeddings, their modality and standard normal noise; a Preparation.
         batch_size: captions in a global batch.
         seed: of order and noise.
         place: this process.
@@ -55,15 +66,14 @@ class CaptionData:
 
     def __init__(
         self,
-        embedding: Tensor,
-        rows: Tensor,
+        said: Said,
         tokens: Sequence[Tensor],
-        prepare: Callable[[Tensor, Tensor], Tensor],
+        prepare: Callable[[Tensor, str, Tensor], Tensor],
         batch_size: int,
         seed: int,
         place: Place,
     ) -> None:
-        self.embedding, self.rows, self.tokens, self.prepare = embedding, rows, tokens, prepare
+        self.said, self.tokens, self.prepare = said, tokens, prepare
         self.batch_size, self.seed, self.place = batch_size, seed, place
         self.num_samples = len(tokens)
         self.steps_per_epoch = -(-self.num_samples // batch_size)
@@ -78,10 +88,10 @@ class CaptionData:
             batch = order[k * self.batch_size : (k + 1) * self.batch_size]
             # Noise of the whole batch, whatever number of processes share it.
             generator = torch.Generator().manual_seed(_number(f"{self.seed}-noise-{step}"))
-            noise = torch.randn(len(batch), self.embedding.shape[1], generator=generator)
+            noise = torch.randn(len(batch), self.said.embedding.shape[1], generator=generator)
             mine = self.place.chunk(len(batch))
             chosen = batch[mine]
-            prepared = self.prepare(self.embedding[self.rows[chosen]], noise[mine])
+            prepared = self.prepare(self.said.embedding[self.said.rows[chosen]], self.said.modality, noise[mine])
             yield CaptionBatch(prepared, padded([self.tokens[i] for i in chosen.tolist()]))
 
 
@@ -96,14 +106,12 @@ def _number(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
-def what_to_say(
-    store: FeatureStore, features: Features, split: str, fraction: float = 1.0, seed: int = 0
-) -> tuple[Tensor, list[str]]:
-    """Rows of the features, and a caption of each: their own, or those of their ids.
+def load_said(store: FeatureStore, modality: str, split: str, fraction: float = 1.0, seed: int = 0) -> Said:
+    """The embeddings of a split with their captions: their own, or those of their ids.
 
     Args:
-        store: where captions of ids are looked up.
-        features: of one modality.
+        store: of embeddings.
+        modality: of the embeddings.
         split: of the store.
         fraction: share of the ids that is used.
         seed: of that choice.
@@ -111,24 +119,20 @@ def what_to_say(
     Raises:
         DataError: there are no captions.
     """
+    features = store.load(modality, split)
     if any(features.captions):
         pairs = [(k, caption) for k, caption in enumerate(features.captions) if caption.strip()]
-        empty = len(features) - len(pairs)
     else:
-        said = store.captions(split)
-        pairs = [(k, caption) for k, name in enumerate(features.ids) for caption in said.get(name, ())]
-        empty = sum(name not in said for name in features.ids)
-        if not pairs:
-            raise DataError(
-                f"{store.folder}: no id of {features.modality}_{split} is one of text_{split}, not {features.ids[0]!r}"
-            )
+        known = store.captions(split)
+        pairs = [(k, caption) for k, name in enumerate(features.ids) for caption in known.get(name, ())]
     if not pairs:
-        raise DataError(f"{store.folder}: {features.modality}_{split} has no captions")
-    if empty and PartialState().is_main_process:
-        logger.warning("%s_%s: %d rows have no caption and are left out", features.modality, split, empty)
+        raise DataError(f"{store.folder}: nothing is said of {modality}_{split}, of {features.ids[0]!r} for one")
+    silent = len(features) - len({k for k, _ in pairs})
+    if silent and PartialState().is_main_process:
+        logger.warning("%s_%s: %d rows have no caption and are left out", modality, split, silent)
     if fraction < 1:
         names = list(dict.fromkeys(features.ids[k] for k, _ in pairs))
         order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
         kept = {names[i] for i in order[: max(1, round(fraction * len(names)))].tolist()}
         pairs = [(k, caption) for k, caption in pairs if features.ids[k] in kept]
-    return torch.tensor([k for k, _ in pairs]), [caption for _, caption in pairs]
+    return Said(modality, features.embedding, torch.tensor([k for k, _ in pairs]), [caption for _, caption in pairs])

@@ -4,7 +4,7 @@ Axis letters: n captions of this process, D dimensions, L tokens.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from gapless.data import Place
-from gapless.decode.batches import CaptionBatch, CaptionData, padded, what_to_say
+from gapless.decode.batches import CaptionBatch, CaptionData, Said, load_said, padded
 from gapless.decode.captioner import (
     IGNORED,
     Captioner,
@@ -24,7 +24,7 @@ from gapless.decode.captioner import (
     save_captioner,
 )
 from gapless.decode.config import CaptionConfig, check_caption_config
-from gapless.decode.store import Features, FeatureStore
+from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
 from gapless.train.checkpoint import Checkpoints, Progress, load_optimizer
@@ -70,17 +70,17 @@ class CaptionEvaluation:
     """Cross-entropy and perplexity of a split of the training modality, without noise.
 
     Args:
-        prepared: (M, D).
-        rows: of ``prepared``, one for each caption.
+        said: embeddings and captions.
         tokens: of each caption.
+        preparation: of embeddings.
         batch_size: captions of one forward pass.
         accelerator: whose processes share the work.
     """
 
     def __init__(
-        self, prepared: Tensor, rows: Tensor, tokens: Sequence[Tensor], batch_size: int, accelerator: Accelerator
+        self, said: Said, tokens: Sequence[Tensor], preparation: Preparation, batch_size: int, accelerator: Accelerator
     ) -> None:
-        self.prepared, self.rows, self.tokens = prepared, rows, tokens
+        self.prepared, self.rows, self.tokens = preparation(said.embedding, said.modality), said.rows, tokens
         self.batch_size, self.accelerator = batch_size, accelerator
 
     @torch.no_grad()
@@ -138,41 +138,22 @@ def build_parts(
     stop: StopFlag,
 ) -> Parts:
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
-    store, modality = FeatureStore(Path(config.features.path)), config.features.modality
-    train = store.load(modality, "train")
-    rows, captions = what_to_say(store, train, "train", config.features.fraction, config.seed)
+    features, place = config.features, _place(accelerator)
+    store = FeatureStore(Path(features.path))
+    train = load_said(store, features.modality, "train", features.fraction, config.seed)
     torch.manual_seed(config.seed)
-    captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store, train, captions)
+    captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store.means(), train)
     if train.embedding.shape[1] != captioner.embed_dim:
         raise DataError(
             f"{store.folder} has {train.embedding.shape[1]} dimensions, the captioner takes {captioner.embed_dim}"
         )
     if config.decoder.frozen:
         captioner.decoder.requires_grad_(False)
-    longest = min(config.features.max_tokens, captioner.context_length)
-    tokens, cut = captioner.tokenize(captions, longest)
-    if cut and PartialState().is_main_process:
-        logger.warning("%d of %d captions are longer than %d tokens and were cut", cut, len(captions), longest)
-    place = _place(accelerator)
-    prepare = captioner.preparation
-    data = CaptionData(
-        train.embedding,
-        rows,
-        tokens,
-        lambda embedding, noise: prepare(embedding, modality, noise),
-        config.features.batch_size,
-        config.seed,
-        place,
-    )
-    val = store.load(modality, "val")
-    val_rows, val_captions = what_to_say(store, val, "val")
-    evaluation = CaptionEvaluation(
-        prepare(val.embedding, modality),
-        val_rows,
-        captioner.tokenize(val_captions, longest)[0],
-        config.eval.batch_size,
-        accelerator,
-    )
+    tokens = _tokens(captioner, train.captions, features.max_tokens)
+    data = CaptionData(train, tokens, captioner.preparation, features.batch_size, config.seed, place)
+    val = load_said(store, features.modality, "val")
+    tokens = _tokens(captioner, val.captions, features.max_tokens)
+    evaluation = CaptionEvaluation(val, tokens, captioner.preparation, config.eval.batch_size, accelerator)
     if config.train.compile:
         captioner.decoder.transformer.compile()
     torch.manual_seed(config.seed + accelerator.process_index)
@@ -210,11 +191,19 @@ def _place(accelerator: Accelerator) -> Place:
     return Place(accelerator.process_index, accelerator.num_processes)
 
 
-def _new_captioner(config: CaptionConfig, store: FeatureStore, train: Features, captions: Sequence[str]) -> Captioner:
+def _tokens(captioner: Captioner, captions: Sequence[str], max_tokens: int) -> list[Tensor]:
+    longest = min(max_tokens, captioner.context_length)
+    tokens, cut = captioner.tokenize(captions, longest)
+    if cut and PartialState().is_main_process:
+        logger.warning("%d of %d captions are longer than %d tokens and were cut", cut, len(captions), longest)
+    return tokens
+
+
+def _new_captioner(config: CaptionConfig, stored: Mapping[str, Tensor], train: Said) -> Captioner:
     settings, wanted = config.decoder, config.prepare
     start = load_captioner(Path(settings.start)) if settings.start else None
     means = dict(start.preparation.means) if start else {}
-    means |= store.means()
+    means |= stored
     if train.modality not in means:
         means[train.modality] = train.embedding.mean(dim=0)
     preparation = Preparation(wanted.collapse, wanted.noise, wanted.span_of, wanted.renormalise, means)
@@ -227,5 +216,5 @@ def _new_captioner(config: CaptionConfig, store: FeatureStore, train: Features, 
         decoder, tokenizer = pretrained_decoder(settings.name)
     else:
         positions = settings.prefix_length + config.features.max_tokens
-        decoder, tokenizer = new_decoder(captions, settings.architecture, settings.vocab_size, positions)
+        decoder, tokenizer = new_decoder(train.captions, settings.architecture, settings.vocab_size, positions)
     return Captioner(decoder, tokenizer, train.embedding.shape[1], preparation, settings.mapper, settings.prefix_length)

@@ -87,8 +87,6 @@ class Setting:
             seed=seed,
             features=replace(config.features, path=str(self.features), **features),
             train=replace(config.train, epochs=epochs),
-            eval=replace(config.eval, every_epochs=times * config.eval.every_epochs),
-            checkpoint=replace(config.checkpoint, every_epochs=times * config.checkpoint.every_epochs),
         )
 
     def plan(self, modality: str = "image", shift: float = 0.0) -> CaptionPlan:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from gapless.data import Place
 from gapless.decode import FeatureStore, load_captioner, save_features, store
-from gapless.decode.batches import CaptionData
+from gapless.decode.batches import CaptionData, Said
 from tests.decode.stores import D, captions, tree, write_store
 from tests.runs import metrics, run, run_killed, terminated, write_config
 
@@ -77,12 +77,11 @@ def test_two_processes_train_as_one(tmp_path, space):
 
 def test_batches_depend_on_seed_and_step_alone():
     tokens = [torch.tensor([k]) for k in range(11)]
-    embedding = torch.arange(11.0)[:, None]
+    said = Said("text", torch.arange(11.0)[:, None], torch.arange(11), [""] * 11)
 
     def parts(world):
         data = [
-            CaptionData(embedding, torch.arange(11), tokens, lambda e, n: e + n, 4, 7, Place(rank, world))
-            for rank in range(world)
+            CaptionData(said, tokens, lambda e, _, noise: e + noise, 4, 7, Place(rank, world)) for rank in range(world)
         ]
         return [list(each.batches(2, 8)) for each in data]
 
