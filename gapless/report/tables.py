@@ -26,7 +26,7 @@ class Cell(NamedTuple):
     text: str
     best: bool = False
     picture: str = ""
-    """Data address of a picture that the page shows before the text."""
+    """Data address of a picture that the page shows for the text."""
 
 
 @dataclass(frozen=True)

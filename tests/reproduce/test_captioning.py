@@ -46,7 +46,7 @@ def test_every_table_is_there_and_nothing_is_done_twice(model, tmp_path, monkeyp
     titles = [table.title for table in tables]
     assert [title.split(":")[0] for title in titles] == [
         "Table 2",
-        "The paper's order",
+        "The paper's claims",
         "Table 7",
         *["Table 5"] * 4,
         "Table 6",
@@ -57,7 +57,7 @@ def test_every_table_is_there_and_nothing_is_done_twice(model, tmp_path, monkeyp
     assert {float(share) for share in found["low_data"]} == set(LOW_DATA)
     assert len(found["gap_distance"]) == 8
     page = (tmp_path / "captions.html").read_text()
-    assert page.count('<img alt="" src="data:image/webp') >= 10  # Figure 10 has pictures
+    assert page.count('src="data:image/webp') >= 10  # Figure 10 has pictures
     assert "93.3" in (tmp_path / "connect-collapse-corrupt-captions.md").read_text()
     assert (tmp_path / "captioning.png").stat().st_size > 3000
     monkeypatch.setattr("gapless.reproduce.captioning.write_captions", None)  # calling it fails
