@@ -1,11 +1,11 @@
 """From a captioner and a store to captions and scores."""
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
@@ -19,6 +19,8 @@ from gapless.eval.results import Result, save_result
 from gapless.eval.suite import Suite
 from gapless.models import load_model
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class CaptionPlan:
@@ -30,8 +32,8 @@ class CaptionPlan:
     """Modality that is captioned."""
     split: str = "test"
     """Split that is captioned: val or test, or train."""
-    ids: list[str] | None = None
-    """Caption only these ids; null for all that have a reference."""
+    ids: list[str | int] | None = None
+    """Caption only these ids; null for all."""
     decoding: Decoding = field(default_factory=Decoding)
     """How captions are searched for."""
     seed: int = 0
@@ -59,7 +61,7 @@ def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
     if captioner.preparation.collapse and plan.modality not in means:
         # Of the training split, never of the one that is captioned.
         captioner.preparation = captioner.preparation.with_mean(plan.modality, store.mean(plan.modality))
-    ids = list(dict.fromkeys(found.ids)) if plan.ids is None else plan.ids
+    ids = list(dict.fromkeys(found.ids if plan.ids is None else map(str, plan.ids)))
     embedding = found.embedding[chosen_rows(found, ids)]
     shift = None
     if plan.shift:
@@ -75,28 +77,35 @@ def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
 
 
 def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[str, float], str]:
-    """Scores against the texts of the same split, and the tokeniser that they are of.
+    """Scores of captions, and the tokeniser that they are of.
+
+    Against the texts of the same split, where any has the id of what is captioned, and with CLIPScore if it is wanted.
 
     Raises:
-        DataError: no id has a reference.
+        DataError: the model of CLIPScore is of another space.
     """
-    store = FeatureStore(plan.features)
-    references = store.captions(plan.split)
+    store, tokenizer = FeatureStore(plan.features), "none"
+    scores: dict[str, float] = {}
+    references = store.captions(plan.split) if ("text", plan.split) in store.files else {}
     known = {name: text for name, text in captions.items() if name in references}
-    if not known:
-        raise DataError(f"{plan.features}: no id of {plan.modality}_{plan.split} is one of text_{plan.split}")
-    scores, tokenizer = caption_scores(known, references, plan.tokenizer)
-    scores["num_captions"], scores["num_different"] = float(len(known)), float(len(set(known.values())))
+    if known:
+        scores, tokenizer = caption_scores(known, references, plan.tokenizer)
+        scores["num_compared"] = float(len(known))
+    else:
+        logger.info("%s has no texts of %s_%s to compare with", plan.features, plan.modality, plan.split)
     if plan.clip:
         found = store.load(plan.modality, plan.split)
-        texts = Suite(load_model(plan.clip, plan.clip_pretrained)).words(known.values())
-        said = torch.stack([texts[text] for text in known.values()])
+        texts = Suite(load_model(plan.clip, plan.clip_pretrained)).words(captions.values())
+        said = torch.stack([texts[text] for text in captions.values()])
         if said.shape[1] != found.embedding.shape[1]:
             raise DataError(
                 f"--clip: {plan.clip} has {said.shape[1]} dimensions, {plan.features} {found.embedding.shape[1]}"
             )
-        scores["clip_score"] = clip_score(F.normalize(found.embedding[chosen_rows(found, known)], dim=1), said)
-    return scores, tokenizer
+        scores["clip_score"] = clip_score(found.embedding[chosen_rows(found, captions)], said)
+    return scores | {
+        "num_captions": float(len(captions)),
+        "num_different": float(len(set(captions.values()))),
+    }, tokenizer
 
 
 def save_captions(
@@ -116,7 +125,7 @@ def save_captions(
     """
     folder.mkdir(parents=True, exist_ok=True)
     dataset = f"{plan.features.name}-{plan.modality}-{plan.split}"
-    result = Result(dataset, "captioning", scores, name, num_samples=int(scores["num_captions"]))
+    result = Result(dataset, "captioning", scores, name, num_samples=len(captions))
     save_result(result, folder)
     path = folder / f"{result.stem}.captions.json"
     path.write_text(

@@ -10,11 +10,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from gapless.config import ModelConfig
 from gapless.data import Place
 from gapless.decode import FeatureStore, load_captioner, save_features, store
 from gapless.decode.batches import CaptionData, Said
+from gapless.eval.features import embed_texts
+from gapless.models import build_model, load_model, save_export
 from tests.decode.stores import D, captions, tree, write_store
-from tests.runs import metrics, run, run_killed, terminated, write_config
+from tests.runs import TINY, metrics, run, run_killed, terminated, write_config
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,25 @@ def test_a_decoder_of_texts_captions_images(learned, space, tmp_path):
     lines = metrics(learned)
     assert lines[-1]["val/loss"] < 0.5 * lines[0]["val/loss"]
     assert lines[-1]["val/perplexity"] == pytest.approx(math.exp(lines[-1]["val/loss"]), rel=1e-4)
+
+
+def test_without_texts_to_compare_with_there_are_captions_and_clip_score(learned, space, tmp_path):
+    for name in ("image_test_00000.safetensors", "image_train_00000.safetensors", "means.safetensors"):
+        (tmp_path / name).write_bytes((space / name).read_bytes())
+    save_export(*build_model(ModelConfig(name="custom", architecture=TINY), seed=4), tmp_path / "clip")
+    arguments = ("--decoding.strategy=nucleus", "--ids=[4,9]", f"--output={tmp_path / 'r'}")
+    said = run("caption", "eval", str(learned), f"--features={tmp_path}", f"--clip={tmp_path / 'clip'}", *arguments)
+    assert "has no texts of image_test to compare with" in said
+    (path,) = (tmp_path / "r").glob("*.captions.json")
+    captions = {entry["image_id"]: entry["caption"] for entry in json.loads(path.read_text())}
+    assert set(captions) == {"4", "9"}
+    (path,) = (tmp_path / "r").glob("*_captioning.json")
+    scores = json.loads(path.read_text())["metrics"]
+    loaded, found = load_model(str(tmp_path / "clip")), FeatureStore(tmp_path).load("image", "test")
+    texts = embed_texts(loaded.model.eval(), loaded.tokenizer, list(captions.values()))
+    cosines = (found.embedding[[found.ids.index(k) for k in captions]] * texts).sum(dim=1)
+    assert scores["clip_score"] == pytest.approx(2.5 * float(cosines.clamp(min=0).mean()), abs=1e-5)
+    assert "rouge_l" not in scores
 
 
 def test_collapse_is_what_makes_the_gap_harmless(learned, tmp_path):
