@@ -42,12 +42,15 @@ class Decoding:
     """How captions are searched for."""
 
     strategy: Strategy = "greedy"
+    """The likeliest token each time, the likeliest of some whole captions, or drawn at random."""
     beams: int = 5
     """Of beam."""
     top_p: float = 0.9
     """Of nucleus: the likeliest tokens that hold this probability together are drawn from."""
     max_tokens: int = 40
+    """Longest caption."""
     batch_size: int = 256
+    """Captions that are decoded at once."""
 
 
 class Captioner(nn.Module):

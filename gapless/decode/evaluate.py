@@ -123,11 +123,11 @@ def save_captions(
     Returns:
         The file of captions.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     dataset = f"{plan.features.name}-{plan.modality}-{plan.split}"
     result = Result(dataset, "captioning", scores, name, num_samples=len(captions))
     save_result(result, folder)
-    path = folder / f"{result.stem}.captions.json"
+    path = folder / "captions" / f"{result.stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps([{"image_id": k, "caption": v} for k, v in captions.items()], indent=1, ensure_ascii=False)
     )

@@ -29,6 +29,7 @@ FINAL = (
     Column("val/alignment", "alignment", "low"),
     Column("val/image_retrieval_recall@1", "T→I R@1", "high"),
     Column("val/text_retrieval_recall@1", "I→T R@1", "high"),
+    Column("val/loss", "loss a token", "low"),
 )
 
 

@@ -45,6 +45,6 @@ def test_from_pictures_to_scores(tmp_path):
     assert captioner.preparation.noise == 0.1265
     assert set(captioner.preparation.means) == {"image", "text"}
     run("caption", "eval", str(tmp_path / "caption-coco"), f"--features={tmp_path / 'f'}", "--tokenizer=simple")
-    (path,) = (tmp_path / "caption-coco" / "results").glob("*.captions.json")
+    (path,) = (tmp_path / "caption-coco" / "results" / "captions").glob("*.json")
     assert [entry["image_id"] for entry in json.loads(path.read_text())] == ["6", "7"]
     assert FeatureStore(tmp_path / "f").captions("test")["6"] == ["Picture 6 of a dog.", "Picture 6 of a cat."]

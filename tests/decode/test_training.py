@@ -116,8 +116,10 @@ def test_a_decoder_of_texts_captions_images(learned, space, tmp_path):
     scores = json.loads(path.read_text())["metrics"]
     assert scores["num_captions"] == 24
     assert scores["rouge_l"] > 0.6  # of unseen images; a random caption of the five colours and six things has 0.4
-    (path,) = tmp_path.glob("*.captions.json")
+    (path,) = (tmp_path / "captions").glob("*.json")
     assert {entry["image_id"] for entry in json.loads(path.read_text())} == {str(k) for k in range(4, 120, 5)}
+    run("report", str(learned), f"--output={tmp_path / 'report.html'}")
+    assert "val/perplexity" in (tmp_path / "report.html").read_text()
     lines = metrics(learned)
     assert lines[-1]["val/loss"] < 0.5 * lines[0]["val/loss"]
     assert lines[-1]["val/perplexity"] == pytest.approx(math.exp(lines[-1]["val/loss"]), rel=1e-4)
@@ -130,7 +132,7 @@ def test_without_texts_to_compare_with_there_are_captions_and_clip_score(learned
     arguments = ("--decoding.strategy=nucleus", "--ids=[4,9]", f"--output={tmp_path / 'r'}")
     said = run("caption", "eval", str(learned), f"--features={tmp_path}", f"--clip={tmp_path / 'clip'}", *arguments)
     assert "has no texts of image_test to compare with" in said
-    (path,) = (tmp_path / "r").glob("*.captions.json")
+    (path,) = (tmp_path / "r" / "captions").glob("*.json")
     captions = {entry["image_id"]: entry["caption"] for entry in json.loads(path.read_text())}
     assert set(captions) == {"4", "9"}
     (path,) = (tmp_path / "r").glob("*_captioning.json")
