@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from gapless.errors import DataError
-from gapless.report import load_run, write_report
+from gapless.report import Cell, load_run, write_report
 from gapless.report.page import final_table, setup_table
 from tests.runs import run
 
@@ -52,7 +52,7 @@ def test_folders_that_are_no_runs(tmp_path):
 def test_runs_of_different_data_are_shown_as_such_and_none_is_best(tmp_path):
     first, second = load_run(folder(tmp_path, "a")), load_run(folder(tmp_path, "b", lines=LINES[:1]))
     same = final_table([first, second])
-    assert [row[1] for row in same.rows] == [("0.250", True), ("1.000", False)]
+    assert [row[1] for row in same.rows] == [Cell("0.250", True), Cell("1.000", False)]
     other = load_run(folder(tmp_path, "c", data={"source": "coco", "path": "x"}))
     table = final_table([first, other])
     assert "different data" in table.note
