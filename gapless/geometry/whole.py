@@ -13,8 +13,10 @@ from gapless.geometry.gap import centroid_distance, gap_metrics, linear_separabi
 from gapless.geometry.neighbours import mixing, mutual_knn, pair_neighbours
 from gapless.geometry.spectrum import effective_dimension, effective_rank
 from gapless.geometry.statistics import Definition, cosine_statistics, gap_statistics
-from gapless.losses import intra_uniformity
+from gapless.losses import alignment_loss, intra_uniformity
 
+PAIRWISE = 50_000
+"""Images and texts that uniformity, cross-uniformity and separability are measured on, at most."""
 SAMPLE = 5_000
 """Pairs that neighbours and distributions are measured on, at most."""
 GROUP = 100
@@ -37,6 +39,8 @@ def whole_gap(
 ) -> dict[str, float]:
     """Every measure of the gap; those that need pairs only where there are as many images as texts.
 
+    What grows with N^2 is measured on random rows of large sets: see PAIRWISE and SAMPLE.
+
     Args:
         image_features: unit-norm (N, D), N of at least 5.
         text_features: unit-norm (M, D), M of at least 5; with M = N, row i belongs to image i.
@@ -53,10 +57,13 @@ def whole_gap(
     """
     x, y = image_features, text_features
     paired = len(x) == len(y)
-    found = gap_metrics(x, y, seed) if paired else _unpaired(x, y, seed)
+    a, b = _sample(x, PAIRWISE, seed), _sample(y, PAIRWISE, seed)
+    found = gap_metrics(a, b, seed) if paired else _unpaired(a, b, seed)
+    distance = centroid_distance(x, y)
     found |= {
-        "centroid_distance_squared": found["centroid_distance"] ** 2,
-        "linear_separability_centred": linear_separability(x, y, seed, centred=True),
+        "centroid_distance": distance,
+        "centroid_distance_squared": distance**2,
+        "linear_separability_centred": linear_separability(a, b, seed, centred=True),
         "effective_dim_image": float(effective_dimension(x, gamma)),
         "effective_dim_text": float(effective_dimension(y, gamma)),
         "effective_rank_image": effective_rank(x),
@@ -64,9 +71,11 @@ def whole_gap(
         "effective_rank_union": effective_rank(torch.cat([x - x.mean(dim=0), y - y.mean(dim=0)])),
     }
     found |= cosine_statistics(x, y)
+    if paired:
+        found["alignment"] = float(alignment_loss(x, y))
     if paired and len(x) >= 3 * GROUP:
         found |= gap_statistics(x, y, GROUP, definition, seed)
-    a, b = _sample(x, seed), _sample(y, seed)
+    a, b = _sample(x, SAMPLE, seed), _sample(y, SAMPLE, seed)
     found |= {"num_sampled": float(len(a))} | distribution_gap(a, b)
     if paired:
         found |= pair_neighbours(a, b, temperature) | mixing(a, b)
@@ -74,11 +83,11 @@ def whole_gap(
     return found
 
 
-def _sample(features: Tensor, seed: int) -> Tensor:
+def _sample(features: Tensor, most: int, seed: int) -> Tensor:
     """The same rows of both modalities."""
-    if len(features) <= SAMPLE:
+    if len(features) <= most:
         return features
-    return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:SAMPLE]]
+    return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most]]
 
 
 def _unpaired(x: Tensor, y: Tensor, seed: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from gapless.eval import retrieval_recall
-from gapless.geometry import bootstrap_gap, gap_verdict, whole_gap
+from gapless.geometry import bootstrap_gap, gap_verdict, whole, whole_gap
 from tests.runs import run
 
 
@@ -139,3 +139,18 @@ def test_constant_columns_and_duplicates_give_the_right_numbers():
     assert twice["effective_rank_text"] == pytest.approx(narrow["effective_rank_text"], rel=1e-5)
     recall = retrieval_recall(x.repeat(2, 1), y.repeat(2, 1))
     assert recall["text_retrieval_recall@1"] <= retrieval_recall(x, y)["text_retrieval_recall@1"]  # ties cannot win
+
+
+def test_large_sets_are_measured_on_random_rows_and_their_sums_exactly(monkeypatch):
+    x, y = clouds(2000, offset=0.4)
+    exact = whole_gap(x, y)
+    monkeypatch.setattr(whole, "PAIRWISE", 1000)
+    monkeypatch.setattr(whole, "SAMPLE", 500)
+    found = whole_gap(x, y)
+    assert (exact["num_sampled"], found["num_sampled"]) == (2000, 500)
+    for name in ("centroid_distance", "alignment", "pair_cosine", "effective_dim_image", "gap_length_mean"):
+        assert found[name] == exact[name]
+    for name in ("uniformity_image", "uniformity_text", "cross_uniformity"):
+        assert found[name] != exact[name]
+        assert found[name] == pytest.approx(exact[name], abs=0.02)
+    assert found["linear_separability"] == pytest.approx(exact["linear_separability"], abs=0.05)
