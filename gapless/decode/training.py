@@ -27,11 +27,10 @@ from gapless.decode.config import CaptionConfig, check_caption_config
 from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
-from gapless.train.checkpoint import Checkpoints, Progress, load_optimizer
+from gapless.train.checkpoint import Checkpoints, Progress
 from gapless.train.gather import exchange
-from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.parts import Parts
-from gapless.train.runs import carry_out
+from gapless.train.runs import carry_out, prepare
 from gapless.train.signals import StopFlag
 from gapless.train.tracking import Tracker
 
@@ -142,7 +141,8 @@ def build_parts(
     store = FeatureStore(Path(features.path))
     train = load_said(store, features.modality, "train", features.fraction, config.seed)
     torch.manual_seed(config.seed)
-    captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store.means(), train)
+    with accelerator.main_process_first():  # one process downloads weights
+        captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store.means(), train)
     if train.embedding.shape[1] != captioner.embed_dim:
         raise DataError(
             f"{store.folder} has {train.embedding.shape[1]} dimensions, the captioner takes {captioner.embed_dim}"
@@ -156,14 +156,8 @@ def build_parts(
     evaluation = CaptionEvaluation(val, tokens, captioner.preparation, config.eval.batch_size, accelerator)
     if config.train.compile:
         captioner.decoder.transformer.compile()
-    torch.manual_seed(config.seed + accelerator.process_index)
-    prepared, optimizer = accelerator.prepare(captioner, build_optimizer(captioner, config.optim))
+    prepared, optimizer, average = prepare(accelerator, captioner, config, checkpoint, progress, lambda m: m)
     weights = accelerator.unwrap_model(prepared)
-    average = WeightAverage(weights.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
-    if checkpoint:
-        load_optimizer(checkpoint, accelerator, weights, optimizer, average)
-        if accelerator.scaler is not None and progress.scaler:
-            accelerator.scaler.load_state_dict(progress.scaler)
     return Parts(
         config=config,
         accelerator=accelerator,

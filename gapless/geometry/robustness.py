@@ -106,6 +106,14 @@ def robustness(
             if labels is not None:
                 right[k, a] = (noisy[a] == labels).double().mean()
         progress(k + 1)
+    return _curves(alphas, stays, right, clean, labels)
+
+
+def _curves(
+    alphas: Sequence[float], stays: Tensor, right: Tensor, clean: Sequence[Tensor], labels: Tensor | None
+) -> Robustness:
+    """Means over draws of what stays and is right, both (K, A)."""
+    draws = len(stays)
     errors = stays.std(dim=0) / draws**0.5 if draws > 1 else torch.zeros(len(alphas))
     return Robustness(
         tuple(alphas),
@@ -252,14 +260,7 @@ def choice_robustness(
             found = nearest_choice(queries, noisy + alpha * step)
             stays[k, a] = (found == clean[a]).double().mean()
             right[k, a] = (found == correct).double().mean()
-    errors = stays.std(dim=0) / draws**0.5 if draws > 1 else torch.zeros(len(alphas))
-    return Robustness(
-        tuple(alphas),
-        tuple(stays.mean(dim=0).tolist()),
-        tuple(errors.tolist()),
-        tuple(float((each == correct).double().mean()) for each in clean),
-        tuple(right.mean(dim=0).tolist()),
-    )
+    return _curves(alphas, stays, right, clean, correct)
 
 
 def nearest_choice(queries: Tensor, choices: Tensor) -> Tensor:

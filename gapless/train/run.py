@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
@@ -21,11 +20,10 @@ from gapless.eval.run import PlanEvaluation
 from gapless.losses import PRESETS, Objective
 from gapless.models import ClipModel, Tokenizer, TwinModel, build_model, load_export, save_export
 from gapless.rules import check_config
-from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint, load_optimizer
+from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint
 from gapless.train.gather import Processes
-from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.parts import Parts
-from gapless.train.runs import FREE_TO_CHANGE, carry_out
+from gapless.train.runs import FREE_TO_CHANGE, carry_out, prepare
 from gapless.train.schedule import Schedule, scheduled
 from gapless.train.signals import StopFlag
 from gapless.train.step import ContrastiveStep
@@ -87,17 +85,10 @@ def build_parts(
         _compile(model)
     if accelerator.distributed_type == DistributedType.FSDP:
         model.reshape_scalars()
-    torch.manual_seed(config.seed + accelerator.process_index)
-    # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
-    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
+    prepared, optimizer, average = prepare(accelerator, model, config, checkpoint, progress, lambda m: m.clip)
     clip: ClipModel = accelerator.unwrap_model(prepared)
     total = config.train.epochs * data.steps_per_epoch
-    average = WeightAverage(clip.clip.named_parameters(), config.optim.ema_decay) if config.optim.ema_decay else None
-    if checkpoint:
-        load_optimizer(checkpoint, accelerator, clip.clip, optimizer, average)
-        if accelerator.scaler is not None and progress.scaler:
-            accelerator.scaler.load_state_dict(progress.scaler)
-    elif isinstance(clip, TwinModel) and config.model.initial_gap != "keep":
+    if not checkpoint and isinstance(clip, TwinModel) and config.model.initial_gap != "keep":
         _remove_gap(config, clip, tokenizer)
     return Parts(
         config=config,

@@ -7,14 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
 
 from gapless.config import config_hash, flatten, load_tree
 from gapless.errors import ConfigError, DataError
-from gapless.train.checkpoint import Progress, find_checkpoint, load_progress
+from gapless.train.checkpoint import Progress, find_checkpoint, load_optimizer, load_progress
 from gapless.train.loop import averaged, fit
+from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.parts import Parts, RunConfig
 from gapless.train.signals import StopFlag
 from gapless.train.tracking import start_trackers
@@ -105,6 +108,39 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
             said,
         )
     return accelerator
+
+
+def prepare(
+    accelerator: Accelerator,
+    model: nn.Module,
+    config: RunConfig,
+    checkpoint: Path | None,
+    progress: Progress,
+    weights_of: Callable[[Any], nn.Module],
+) -> tuple[nn.Module, torch.optim.Optimizer, WeightAverage | None]:
+    """Place a model on its devices, with its optimiser and average as they were left.
+
+    Args:
+        accelerator: of the run.
+        model: what is trained.
+        config: of the run.
+        checkpoint: to continue from.
+        progress: where that was.
+        weights_of: the module inside the model whose weights checkpoints hold.
+
+    Returns:
+        What accelerate prepared, and the average of the weights if there is one.
+    """
+    torch.manual_seed(config.seed + accelerator.process_index)
+    # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
+    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
+    weights, decay = weights_of(accelerator.unwrap_model(prepared)), config.optim.ema_decay
+    average = WeightAverage(weights.named_parameters(), decay) if decay else None
+    if checkpoint:
+        load_optimizer(checkpoint, accelerator, weights, optimizer, average)
+        if accelerator.scaler is not None and progress.scaler:
+            accelerator.scaler.load_state_dict(progress.scaler)
+    return prepared, optimizer, average
 
 
 def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:
