@@ -92,6 +92,8 @@ def _log_mean_kernel(x: Tensor, y: Tensor, t: float, groups: Tensor | None = Non
     n = len(x)
     if n < 2:
         raise ValueError(f"uniformity needs at least 2 pairs, got {n}")
+    if groups is None and not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
+        return log_mean(_kernel_sum(x, y, t), n * (n - 1)).to(x.dtype)
     rows = max(1, STRIP_ELEMENTS // n)
     total = count = x.new_zeros((), dtype=torch.float64)
     for start in range(0, n, rows):
@@ -101,6 +103,22 @@ def _log_mean_kernel(x: Tensor, y: Tensor, t: float, groups: Tensor | None = Non
         total = total + exponent.masked_fill(excluded, EXCLUDED).exp().sum().double()
         count = count + excluded.logical_not().sum()
     return log_mean(total, count).to(x.dtype)
+
+
+def _kernel_sum(x: Tensor, y: Tensor, t: float) -> Tensor:
+    """Sum of the kernel over i != j, in place; a cloud with itself costs half."""
+    n, alone = len(x), x is y
+    height, total = max(1, STRIP_ELEMENTS // n), x.new_zeros((), dtype=torch.float64)
+    for start in range(0, n, height):
+        first = start if alone else 0
+        s = x[start : start + height] @ y[first:].T
+        rows = torch.arange(len(s), device=s.device)
+        s[rows, rows + start - first] = EXCLUDED
+        s.sub_(1).mul_(2 * t).exp_()
+        strip = s.sum(dtype=torch.float64)
+        # A square on the diagonal has both orders of its pairs; all that lies beyond it stands for two.
+        total += 2 * strip - s[:, : len(s)].sum(dtype=torch.float64) if alone else strip
+    return total
 
 
 def log_mean(total: Tensor, count: Tensor | int) -> Tensor:
