@@ -220,9 +220,7 @@ def new_decoder(
             f"it has {', '.join(sorted(SIZES))}, and n_head divides n_embd"
         )
     sizes: dict[str, Any] = dict(architecture)
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=positions, bos_token_id=end, eos_token_id=end, pad_token_id=end, **sizes
-    )
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=positions, bos_token_id=end, eos_token_id=end, **sizes)
     return GPT2LMHeadModel(config), tokenizer
 
 

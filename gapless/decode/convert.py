@@ -1,6 +1,5 @@
 """Features from pickles of other projects, read without executing what a pickle may ask for."""
 
-import importlib
 import io
 import pickle
 from collections.abc import Callable
@@ -17,10 +16,16 @@ from gapless.errors import DataError
 
 def _storage(data: bytes) -> Any:
     """A tensor's memory; torch's own function of this name in pickles would execute code."""
-    return torch.load(io.BytesIO(data), weights_only=True)
+    return torch.load(io.BytesIO(data), "cpu", weights_only=True)
 
 
-_NUMPY: dict[str, Any] = {"ndarray": np.ndarray, "dtype": np.dtype}
+_NUMPY: dict[str, Any] = {
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+    # Private functions whose module was renamed, which arrays and scalars name for themselves.
+    "_reconstruct": np.array(0).__reduce__()[0],
+    "scalar": np.float32(0).__reduce__()[0],
+}
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch.storage", "_load_from_bytes"): _storage,
@@ -35,10 +40,8 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        if module == "numpy" and name in _NUMPY:
+        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in _NUMPY:
             return _NUMPY[name]
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(importlib.import_module("numpy._core.multiarray"), name)
         raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
 
 

@@ -11,7 +11,7 @@ it. Axis letters: N rows, D dimensions.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,7 +194,7 @@ def _read(path: Path, modality: str) -> Features:
     return Features(modality, ids, F.normalize(embedding, dim=1), captions)
 
 
-def chosen_rows(features: Features, wanted: Iterable[str]) -> list[int]:
+def chosen_rows(features: Features, wanted: Collection[str]) -> list[int]:
     """The first row of each id.
 
     Raises:
