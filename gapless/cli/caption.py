@@ -119,12 +119,13 @@ def run_eval(arguments: Any) -> None:
     from accelerate import PartialState
 
     from gapless.decode import load_captioner
-    from gapless.decode.evaluate import CaptionPlan, save_captions, score_captions, write_captions
+    from gapless.decode.evaluate import CaptionPlan, check_plan, save_captions, score_captions, write_captions
     from gapless.report import Cell, Table
 
     if PartialState().num_processes > 1:  # one captions thousands of images a minute
         raise ConfigError("gapless caption eval runs in a single process: call it without launch.sh")
     plan = CaptionPlan(**{k: v for k, v in vars(arguments).items() if k in CaptionPlan.__dataclass_fields__})
+    check_plan(plan)
     captioner = load_captioner(arguments.captioner)
     captions = write_captions(captioner, plan)
     scores, tokenizer = score_captions(captions, plan)

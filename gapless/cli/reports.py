@@ -8,16 +8,16 @@ from jsonargparse import ArgumentParser
 from gapless.cli.caption import needs_extra
 from gapless.errors import ConfigError
 
-# --- report, reproduce -------------------------------------------------------------------------------------------
-
 
 def add_report(parser: ArgumentParser) -> None:
+    """What ``gapless report`` takes."""
     parser.add_argument("runs", nargs="+", type=Path, help="Folders of runs.")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page; .md and .tex beside it.")
     parser.add_argument("--title", type=str, default=None, help="Title of the page.")
 
 
 def run_report(arguments: Any) -> None:
+    """Write the page."""
     from gapless.report import load_run, write_report
 
     if arguments.output.suffix != ".html":
@@ -27,6 +27,7 @@ def run_report(arguments: Any) -> None:
 
 
 def add_sweep(parser: ArgumentParser) -> None:
+    """What ``gapless sweep`` takes."""
     parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
     parser.add_argument("--count", type=int, default=None, help="Runs in all; needed for random and bayes.")
@@ -35,6 +36,7 @@ def add_sweep(parser: ArgumentParser) -> None:
 
 
 def run_sweep_file(arguments: Any) -> None:
+    """Run the members, and print their table."""
     from rich.console import Console
 
     from gapless.reproduce.sweep import run_sweep
@@ -47,6 +49,7 @@ EXPERIMENTS = ("demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-fe
 
 
 def add_reproduce(parser: ArgumentParser) -> None:
+    """What ``gapless reproduce`` takes."""
     parser.add_argument(
         "experiment",
         type=str,
@@ -73,9 +76,12 @@ def add_reproduce(parser: ArgumentParser) -> None:
 
 
 def run_reproduce(arguments: Any) -> None:
+    """Run the experiment."""
     output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
     if arguments.experiment not in EXPERIMENTS:
         raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of {', '.join(EXPERIMENTS)}")
+    if arguments.edition not in ("emoji", "coco"):
+        raise ConfigError(f"--edition: {arguments.edition!r} is not one of emoji, coco")
     if arguments.experiment == "demo":
         from gapless.reproduce.demo import run_demo
 
@@ -93,8 +99,6 @@ def run_reproduce(arguments: Any) -> None:
         return
     from gapless.reproduce.contrastive_gap import reproduce
 
-    if arguments.edition not in ("emoji", "coco"):
-        raise ConfigError(f"--edition: {arguments.edition!r} is not one of emoji, coco")
     reproduce(
         output,
         arguments.edition,
@@ -114,7 +118,8 @@ def _captioning(arguments: Any, output: Path) -> None:
 
     data = DataConfig()
     if arguments.edition == "coco":
-        if arguments.source is None:
-            raise ConfigError("--source: the coco edition needs a run or an export of CLIP")
+        for key, needed in (("source", "a run or an export of CLIP"), ("data_path", "COCO"), ("karpathy", "its split")):
+            if getattr(arguments, key) is None:
+                raise ConfigError(f"--{key}: captioning's coco edition needs {needed}")
         data = DataConfig(source="coco", path=arguments.data_path, karpathy=arguments.karpathy)
     reproduce_captioning(output, arguments.source, data, arguments.quick)

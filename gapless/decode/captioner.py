@@ -4,7 +4,6 @@ Axis letters: N captions, D dimensions of the shared space, K prefix positions, 
 """
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,6 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
 
 END = "<|endoftext|>"
 IGNORED = -100
@@ -214,7 +211,9 @@ def new_decoder(
     learned.train_from_iterator(captions, vocab_size, show_progress=False, special_tokens=[END])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned._tokenizer, eos_token=END, pad_token=END)
     end = tokenizer.convert_tokens_to_ids(END)
-    if set(architecture) - SIZES or architecture.get("n_embd", 768) % architecture.get("n_head", 12):
+    whole = [architecture.get(name, 1) for name in ("n_layer", "n_head", "n_embd", "n_inner")]
+    odd = set(architecture) - SIZES or any(size < 1 or size != int(size) for size in whole)
+    if odd or architecture.get("n_embd", 768) % architecture.get("n_head", 12):
         raise ConfigError(
             f"decoder.architecture: {dict(architecture)} does not work, "
             f"it has {', '.join(sorted(SIZES))}, and n_head divides n_embd"

@@ -1,10 +1,10 @@
 """A model's embeddings of a data set as a store that decoders learn from."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
+from torch import Tensor
 
 from gapless.config import DataConfig
 from gapless.data import build_source
@@ -12,8 +12,6 @@ from gapless.decode.store import save_features, save_means
 from gapless.errors import DataError
 from gapless.eval.suite import Precision, Suite
 from gapless.models import load_model
-
-logger = logging.getLogger(__name__)
 
 
 def embed_store(
@@ -47,6 +45,7 @@ def embed_store(
     Accelerator()
     suite = Suite(load_model(model, pretrained), None, precision, batch_size, data.workers, data.max_bad_fraction)
     written: dict[str, int] = {}
+    means: dict[str, Tensor] = {}
     for split in splits:
         found = suite.embed(f"{data.source} {split}", build_source(data, split))
         images, owners = found.keys, [found.keys[k] for k in found.owner.tolist()]
@@ -56,5 +55,7 @@ def embed_store(
         save_features(folder, "image", split, images, found.images.features)
         save_features(folder, "text", split, owners, found.texts, found.captions)
         if split == "train":
-            save_means(folder, {"image": found.images.features.mean(dim=0), "text": found.texts.mean(dim=0)})
+            means = {"image": found.images.features.mean(dim=0), "text": found.texts.mean(dim=0)}
+    if means:
+        save_means(folder, means)  # last: where it lies, everything does
     return written

@@ -13,11 +13,12 @@ from rich.progress import Progress
 from gapless.decode.captioner import Captioner, Decoding
 from gapless.decode.store import FeatureStore, chosen_rows
 from gapless.decode.transforms import orthogonal_shift
-from gapless.errors import DataError
+from gapless.errors import ConfigError, DataError
 from gapless.eval.captioning import TokenizerName, caption_scores, clip_score
 from gapless.eval.results import Result, save_result
 from gapless.eval.suite import Suite
 from gapless.models import load_model
+from gapless.rules import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,20 @@ class CaptionPlan:
     """Run, export or open_clip model of the space, for CLIPScore; null leaves it out."""
     clip_pretrained: str | None = None
     """Tag or weights file of an open_clip model."""
+
+
+def check_plan(plan: CaptionPlan) -> None:
+    """Raise ConfigError with the first key whose value cannot work."""
+    how = plan.decoding
+    rules: list[Rule] = [
+        ("decoding.beams", how.beams >= 1, "at least 1"),
+        ("decoding.top_p", 0 < how.top_p <= 1, "above 0 and at most 1"),
+        ("decoding.max_tokens", how.max_tokens >= 1, "at least 1"),
+        ("decoding.batch_size", how.batch_size >= 1, "at least 1"),
+    ]
+    for key, holds, wanted in rules:
+        if not holds:
+            raise ConfigError(f"--{key}: {getattr(how, key.partition('.')[2])} does not work, it must be {wanted}")
 
 
 def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:

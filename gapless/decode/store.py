@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gapless.errors import DataError
+from gapless.errors import ConfigError, DataError
 
 FORMAT = "gapless features 1"
 MEANS = "means.safetensors"
@@ -62,7 +62,12 @@ def save_features(
         ids: N names.
         embedding: (N, D).
         captions: N texts, or None.
+
+    Raises:
+        ConfigError: a modality or split of another form.
     """
+    if not NAME.fullmatch(f"{modality}_{split}.npz"):
+        raise ConfigError(f"{modality}_{split}: a modality is a word of small letters, a split train, val or test")
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{modality}_{split}_*.safetensors"):
         old.unlink()

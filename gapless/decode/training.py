@@ -147,6 +147,11 @@ def build_parts(
         raise DataError(
             f"{store.folder} has {train.embedding.shape[1]} dimensions, the captioner takes {captioner.embed_dim}"
         )
+    if captioner.context_length < 2:
+        raise ConfigError(
+            f"decoder.prefix_length: {captioner.prefix_length} leaves no room for captions in the decoder's "
+            f"{captioner.decoder.config.n_positions} positions"
+        )
     if config.decoder.frozen:
         captioner.decoder.requires_grad_(False)
     tokens = _tokens(captioner, train.captions, features.max_tokens)

@@ -38,7 +38,7 @@ def class_noise(suite: Suite, data: LabelledSet, sigma: float, draws: int, seed:
 
     Args:
         suite: the model.
-        data: classes of which each has the same number of prompts.
+        data: images, and the prompts of their classes; templates are compared where all classes have equally many.
         sigma: standard deviation of a component of the noise.
         draws: K.
         seed: of the noise.
@@ -115,7 +115,7 @@ def choice_noise(
     worded = [k for k, q in enumerate(usable) if q.right_answers]
     if worded:
         chosen = [usable[k] for k in worded]
-        drawn = list(_reworded(chosen, draws, seed))
+        drawn = _reworded(chosen, draws, seed)
         texts = suite.words(text for prompts in drawn for each in prompts for text in each)
         right = torch.zeros(len(ALPHAS), dtype=torch.float64)
         for prompts in drawn:

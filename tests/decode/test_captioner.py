@@ -118,3 +118,5 @@ def test_a_gpt2_folder_of_hugging_face_is_taken(tmp_path):
         pretrained_decoder(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"decoder\.architecture"):
         new_decoder(captions(), {"n_head": 3, "n_embd": 32}, 300, 24)
+    with pytest.raises(ConfigError, match=r"decoder\.architecture"):
+        new_decoder(captions(), {"n_head": 0}, 300, 24)

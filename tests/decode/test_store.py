@@ -11,7 +11,7 @@ from gapless.decode import FeatureStore, save_features
 from gapless.decode import store as room
 from gapless.decode.convert import convert_pickle
 from gapless.decode.store import chosen_rows
-from gapless.errors import DataError
+from gapless.errors import ConfigError, DataError
 from tests.decode.stores import write_store
 
 
@@ -27,6 +27,8 @@ def test_what_is_saved_is_loaded_in_order_over_several_files(tmp_path, monkeypat
     torch.testing.assert_close(found.embedding, F.normalize(rows.half().float(), dim=1))
     save_features(tmp_path, "audio", "train", ["b"], rows[:1])  # replaces, and leaves no older file
     assert FeatureStore(tmp_path).load("audio", "train").ids == ["b"]
+    with pytest.raises(ConfigError, match="word of small letters"):
+        save_features(tmp_path, "audio2", "train", ["b"], rows[:1])  # a name that no store would find again
     assert chosen_rows(found, ["a3", "a0"]) == [3, 0]
     with pytest.raises(DataError, match="id 'c' has no embedding"):
         chosen_rows(found, ["a3", "c"])

@@ -191,6 +191,8 @@ def test_bad_input_is_one_line(learned, space, tmp_path):
     assert "prepare.span_of: ['audio', 'text'] need means" in run("caption", "train", "--config", str(path), code=2)
     path, _ = config(tmp_path, space, "share", features__fraction=0.0)
     assert "features.fraction: 0.0 does not work" in run("caption", "train", "--config", str(path), code=2)
+    said = run("caption", "eval", str(learned), f"--features={space}", "--decoding.beams=0", code=2)
+    assert "--decoding.beams: 0 does not work" in said
     assert "did you mean caption train?" in run("caption", "trian", code=2)
 
 

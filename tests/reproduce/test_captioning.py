@@ -65,6 +65,13 @@ def test_every_table_is_there_and_nothing_is_done_twice(model, tmp_path, monkeyp
     assert [table.rows for table in again] == [table.rows for table in tables]
 
 
+def test_what_the_coco_edition_needs_is_said():
+    command = ("reproduce", "connect-collapse-corrupt", "--edition=coco")
+    assert "--source: captioning's coco edition needs" in run(*command, code=2)
+    assert "--data_path: captioning's coco edition needs COCO" in run(*command, "--source=x", code=2)
+    assert "--edition: 'cocoa' is not one of" in run(*command[:2], "--edition=cocoa", code=2)
+
+
 def test_the_papers_numbers_agree_with_each_other():
     assert PUBLISHED["c3"]["cider"] == 93.3
     assert SPAN_NOISE["c2-span"] == {
@@ -89,4 +96,7 @@ def test_a_model_is_embedded_with_all_captions(model, tmp_path):
     assert images.ids == [source.key(k) for k in range(len(source))]
     assert said[images.ids[5]] == list(source.captions(5))
     torch.testing.assert_close(store.means()["image"], store.load("image", "train").embedding.mean(dim=0))
+    said = run("caption", "embed", str(model), f"--output={tmp_path / 'half'}", "--splits=[train,tset]", code=3)
+    assert "'tset'" in said
+    assert not (tmp_path / "half" / "means.safetensors").exists()  # what stopped half-way does not look whole
     assert "train is needed" in run("caption", "embed", str(model), f"--output={tmp_path}", "--splits=[test]", code=3)
