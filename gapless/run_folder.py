@@ -1,0 +1,88 @@
+"""How files come to be: written beside their place, flushed to disk, then renamed, so that nobody reads half of one."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from gapless.errors import DataError
+
+TEMPORARY = ".tmp_"
+"""Beginning of the names of what is not whole yet; a killed process leaves it, and the next one replaces it."""
+REPLACED = ".old_"
+"""Beginning of the name of a folder in the moment in which another takes its place."""
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """A free path beside ``path`` for the block to write a file or a folder to; it takes the place of ``path`` after.
+
+    What was written is on the disk before it gets its name. If the block raises, ``path`` is as it was. A link is
+    followed: what it points to is replaced, not the link.
+
+    Args:
+        path: file or folder; the folders above it are made.
+
+    Raises:
+        DataError: the disk is full, a folder is read-only or not there ...
+    """
+    place = Path(os.path.realpath(path))
+    temporary, replaced = (place.with_name(beginning + place.name) for beginning in (TEMPORARY, REPLACED))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        yield temporary
+        flush(temporary)
+        if place.is_dir():
+            remove(replaced)
+            place.rename(replaced)
+        temporary.replace(place)
+        flush_folder(place.parent)
+        remove(replaced)
+    except (OSError, SafetensorError) as error:
+        # safetensors tells of a full disk by an error of its own, and neither names the file.
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"{path} cannot be written ({reason})") from error
+    finally:
+        remove(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, as UTF-8.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or everything in a folder, is on the disk."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            flush(inner)
+        flush_folder(path)
+    else:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

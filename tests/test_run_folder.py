@@ -1,0 +1,68 @@
+import errno
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from safetensors import SafetensorError
+
+from gapless.errors import DataError
+from gapless.run_folder import write_text, write_whole
+
+
+def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "first")
+    with write_whole(path) as temporary:
+        temporary.write_text("second")
+        assert path.read_text() == "first"
+        assert temporary.parent == path.parent
+    assert path.read_text() == "second"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_folder_replaces_another_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for names in (["a", "b"], ["c"]):
+        with write_whole(folder) as temporary:
+            temporary.mkdir()
+            for name in names:
+                (temporary / name).touch()
+    assert os.listdir(folder) == ["c"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("disk full"), KeyError()])
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: Exception) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "first")
+    with pytest.raises(KeyError if isinstance(error, KeyError) else DataError) as raised:
+        with write_whole(path) as temporary:
+            temporary.write_text("half")
+            raise error
+    if isinstance(raised.value, DataError):
+        assert str(path) in str(raised.value)
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "elsewhere" / "target.txt", tmp_path / "link.txt"
+    write_text(target, "first")
+    link.symlink_to(target)
+    write_text(link, "second")
+    assert link.is_symlink()
+    assert target.read_text() == "second"
+
+
+def test_what_a_name_points_to_is_on_the_disk_before_the_name(tmp_path: Path) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    with (
+        mock.patch("os.fsync", lambda fd: (events.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd))),
+        mock.patch.object(Path, "replace", lambda a, b: (events.append(f"{a.name} > {b.name}"), replace(a, b))),
+    ):
+        with write_whole(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "a").write_text("a")
+    assert events == ["a", ".tmp_folder", ".tmp_folder > folder", tmp_path.name]
