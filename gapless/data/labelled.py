@@ -3,26 +3,24 @@
 Everything is read from disk as it lies there; nothing is downloaded unless asked for.
 """
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
-from torchvision.datasets.imagenet import load_meta_file
-from torchvision.transforms.v2.functional import pil_to_tensor
 
+from gapless.data.benchmark import place_of, read_benchmark, shard_paths, shards_prompts
 from gapless.data.emoji import all_emoji, emoji_classes
 from gapless.data.files import IMAGE_EXTENSIONS
 from gapless.data.images import BadSampleError, decode_image
 from gapless.data.pairs import stamp_of_files
+from gapless.data.prompts import DEFAULT_TEMPLATES, fill_templates
 from gapless.data.shards import ShardSource
 from gapless.errors import ConfigError, DataError
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit."""
-DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 PAPER_SETS = ("cifar10", "cifar100", "imagenet1k", "dtd", "caltech101")
 """The contrastive-gap paper's five."""
 
@@ -60,7 +58,7 @@ def build_labelled(
 
     Args:
         name: ``emoji_group``, ``emoji_skin_tone``, ``imagefolder``, ``wds/...`` or a name of clip_benchmark.
-        root: where it lies; ``{dataset}`` in it becomes the name with ``/`` as ``-``.
+        root: where it lies; ``{dataset}`` or ``{dataset_cleaned}`` in it becomes the name with ``/`` as ``-``.
         split: train or test.
         download: let torchvision fetch what is missing.
         prompts: own, or fahim2024 for class names as the contrastive-gap paper's code wrote them.
@@ -69,16 +67,16 @@ def build_labelled(
         ConfigError: an unknown name, or no root where one is needed.
         DataError: files that are missing or malformed.
     """
-    if name in emoji_classes():
+    if name.startswith("emoji_") and name in emoji_classes():
         return _emoji_set(name, split)
     if root is None:
         raise ConfigError(f"--root: {name} needs the folder where it lies, for example --root=/data/{{dataset}}")
-    folder = Path(root.replace("{dataset}", name.replace("/", "-")))
+    folder = place_of(root, name)
     if name == "imagefolder":
         return _image_folder(folder, split)
     if name.startswith("wds/"):
         return _webdataset(name, folder, split)
-    return _clip_benchmark(name, folder, split, download, prompts)
+    return LabelledSet(name, *read_benchmark(name, folder, split, download, prompts))
 
 
 @dataclass(frozen=True)
@@ -150,106 +148,10 @@ class _Shards:
         return self.source.stamp()
 
 
-def shard_paths(folder: Path, split: str) -> list[str]:
-    """The shards of a split in clip_benchmark's layout: SPLIT/nshards.txt, SPLIT/0.tar, SPLIT/1.tar ...
-
-    Raises:
-        DataError: nshards.txt is missing or no number.
-    """
-    count = folder / split / "nshards.txt"
-    try:
-        return [str(folder / split / f"{k}.tar") for k in range(int(count.read_text()))]
-    except (OSError, ValueError):
-        raise DataError(f"--root: looked for {count} with the number of shards, it is not there") from None
-
-
 def _webdataset(name: str, folder: Path, split: str) -> LabelledSet:
     source = ShardSource(shard_paths(folder, split))
-    names = _lines(folder / "classnames.txt")
-    templates = _lines(folder / "zeroshot_classification_templates.txt")
-    largest = max(source.label(i) for i in range(len(source)))
+    names, prompts = shards_prompts(folder)
+    largest = max((source.label(i) for i in range(len(source))), default=-1)
     if largest >= len(names):
         raise DataError(f"{folder}/classnames.txt has {len(names)} classes, but a sample has class {largest}")
-    return LabelledSet(name, _Shards(source), names, fill_templates(names, templates))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"--root: {path} cannot be read ({error.strerror})") from None
-    if not found:
-        raise DataError(f"--root: {path} is empty")
-    return found
-
-
-@dataclass(frozen=True)
-class _Torchvision:
-    """A data set of clip_benchmark's builder, which gives what its transform gives and a class."""
-
-    dataset: Any
-    root: str
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def key(self, index: int) -> str:
-        return str(index)
-
-    def load(self, index: int) -> tuple[Tensor, int]:
-        try:
-            image, label = self.dataset[index]
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadSampleError("not_an_image", str(error)) from None
-        return image, int(label)
-
-    def stamp(self) -> str:
-        return f"{self.root} {len(self)}"
-
-
-def _to_tensor(image: Any) -> Tensor:
-    return pil_to_tensor(image.convert("RGB"))
-
-
-def _clip_benchmark(name: str, folder: Path, split: str, download: bool, prompts: str) -> LabelledSet:
-    from clip_benchmark.datasets.builder import build_dataset  # heavy, and most runs do not need it
-
-    known = inspect.getsource(build_dataset)
-    if f'"{name}"' not in known and not name.startswith(("vtab/", "tfds/")):
-        raise ConfigError(f"--datasets: clip_benchmark has no data set {name!r}")
-    said = "there is no such folder"
-    try:
-        if not folder.is_dir() and not download:  # some of its builders would fetch it unasked
-            raise FileNotFoundError(said)
-        dataset = build_dataset(name, root=str(folder), transform=_to_tensor, split=split, download=download)
-    except (RuntimeError, OSError, ValueError, AssertionError, ImportError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"{name} was looked for in {folder} ({said}); --download fetches what torchvision can, and "
-            f"clip_benchmark eval --dataset={name} --dataset_root={folder} what it can"
-        ) from None
-    names, templates = list(dataset.classes), dataset.templates
-    if not templates:
-        templates = list(DEFAULT_TEMPLATES)
-    spoken = _as_paper_wrote(name, names, folder) if prompts == "fahim2024" else names
-    return LabelledSet(name, _Torchvision(dataset, str(folder)), names, fill_templates(spoken, templates))
-
-
-def _as_paper_wrote(name: str, class_names: Sequence[str], folder: Path) -> list[str]:
-    """The contrastive-gap paper's slips: all synonyms of a class as a Python tuple, or 'photo of' twice."""
-    if name == "imagenet1k":
-        synonyms, _ = load_meta_file(str(folder))  # torchvision orders classes by their WordNet number
-        return [str(synonyms[number]) for number in sorted(synonyms)]
-    return [f"photo of {each}" for each in class_names] if name in ("dtd", "caltech101") else list(class_names)
-
-
-def fill_templates(
-    class_names: Sequence[str], templates: Sequence[str] | Mapping[str, Sequence[str]]
-) -> list[tuple[str, ...]]:
-    """The prompts of each class: ``{c}`` filled into every template, or the class's own prompts.
-
-    A list and not a mapping by name: ImageNet has names that occur twice.
-    """
-    if isinstance(templates, Mapping):
-        return [tuple(templates[name]) for name in class_names]
-    return [tuple(template.replace("{c}", name) for template in templates) for name in class_names]
+    return LabelledSet(name, _Shards(source), names, prompts)

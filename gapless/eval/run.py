@@ -12,8 +12,10 @@ from torch import nn
 
 from gapless.config import DataConfig, EvalPlan, load_config
 from gapless.data import build_source
+from gapless.data.benchmark import RETRIEVAL_SETS, place_of, read_retrieval, shard_paths, shards_type
 from gapless.data.emoji import emoji_classes
-from gapless.data.labelled import PAPER_SETS, build_labelled, shard_paths
+from gapless.data.labelled import PAPER_SETS, build_labelled
+from gapless.data.pairs import FileSource
 from gapless.data.shards import ShardSource
 from gapless.errors import ConfigError, DataError
 from gapless.eval.arithmetic import evaluate_emoji_arithmetic, evaluate_simat
@@ -119,6 +121,9 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
         source = build_source(plan.data, plan.split or "val")
         embedded = suite.embed(plan.data.source, source, plan.captions)
         return score_pairs(suite, plan.data.source, embedded, plan)
+    if name in RETRIEVAL_SETS:
+        pairs = FileSource(read_retrieval(name, _folder(plan, name), split))
+        return score_pairs(suite, name, suite.embed(name, pairs, plan.captions), plan)
     if name in ("simat", "aokvqa", "winoground") or name.startswith(("sugar_crepe/", "wds/")):
         folder = _folder(plan, name)
         if name == "simat":
@@ -134,7 +139,7 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
         if name.startswith("sugar_crepe/"):
             annotations = folder / f"{name.partition('/')[2]}.json"
             return [evaluate_selection(suite, load_sugarcrepe(annotations, folder / "val2017"), name)]
-        if _is_retrieval(folder):
+        if shards_type(folder) == "retrieval":
             source = ShardSource(shard_paths(folder, split))
             return score_pairs(suite, name, suite.embed(name, source, plan.captions), plan)
     return _classification(suite, name, plan, split)
@@ -143,7 +148,7 @@ def _evaluate(suite: Suite, name: str, plan: EvalPlan, run: Path | None) -> list
 def _folder(plan: EvalPlan, name: str) -> Path:
     if plan.root is None:
         raise ConfigError(f"--root: {name} needs the folder where it lies, for example --root=/data/{{dataset}}")
-    return Path(plan.root.replace("{dataset}", name.replace("/", "-")))
+    return place_of(plan.root, name)
 
 
 def _emoji(suite: Suite, plan: EvalPlan, split: str) -> list[Result]:
@@ -219,11 +224,6 @@ def _ranks_in_folds(embedded: EmbeddedPairs, folds: int) -> tuple[torch.Tensor, 
         texts = (embedded.owner >= first) & (embedded.owner < end)
         found.append(retrieval_ranks(images[first:end], embedded.texts[texts], embedded.owner[texts] - first))
     return torch.cat([image for image, _ in found]), torch.cat([text for _, text in found])
-
-
-def _is_retrieval(folder: Path) -> bool:
-    told = folder / "dataset_type.txt"
-    return told.is_file() and told.read_text().strip() == "retrieval"
 
 
 def _own_validation(suite: Suite, run: Path | None) -> Result:

@@ -252,11 +252,11 @@ def test_broken_images_are_counted_and_named(export, classes, tmp_path):
 @pytest.mark.parametrize(
     ("change", "arguments", "code", "message"),
     [
-        ("classnames.txt", ["--datasets=[wds/six]"], 3, "classnames.txt cannot be read"),
+        ("classnames.txt", ["--datasets=[wds/six]"], 3, "classnames.txt, it cannot be read"),
         ("few", ["--datasets=[wds/six]"], 3, "classnames.txt has 2 classes, but a sample has class 5"),
         ("test/nshards.txt", ["--datasets=[wds/six]"], 3, "nshards.txt"),
         (None, ["--datasets=[cifra10]"], 2, "no data set 'cifra10'"),
-        (None, ["--datasets=[cifar10]"], 3, "--download"),
+        (None, ["--datasets=[cifar10]"], 3, "download=true"),
         (None, ["--datasets=[simat]"], 3, "triplets"),
         (None, ["--datasets=[emoji]", "--captions=some"], 2, "--captions"),
         (None, ["--datasets=[val]"], 3, "val needs a run"),
