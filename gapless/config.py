@@ -63,7 +63,7 @@ class DataConfig:
     source: Literal["emoji", "coco", "shards", "folder", "csv"] = "emoji"
     """Where pairs come from; emoji is embedded and needs no files."""
     path: str | None = None
-    """Root folder (coco, folder), csv file, or shards: brace range, URL, or several joined by '::'."""
+    """Root folder (coco, folder), csv file, or shards: folder, brace range, URL, or several joined by '::'."""
     val_path: str | None = None
     """Validation data of the same kind (shards, folder, csv); null holds out val_fraction of path."""
     val_fraction: float = 0.1
@@ -76,6 +76,8 @@ class DataConfig:
     """Column with the caption; rows of one image are one pair with several captions."""
     csv_separator: str = ","
     """Column separator of the csv file."""
+    json_caption: str = "caption"
+    """Key of the caption, or of a list of them, in the .json members of shards that have no .txt (img2dataset)."""
     second_image: Literal["same", "openmoji"] = "same"
     """The other picture of a pair where model.towers is image-image: the same one, or OpenMoji's drawing of the same
     concept (emoji only, needs the extra openmoji)."""
@@ -100,15 +102,18 @@ class DataConfig:
     shuffle_window: int = 16
     """Shards whose samples are shuffled together, so that reading stays local."""
     shuffle_buffer: int = 1000
-    """Undecoded samples that a stream of remote shards shuffles together."""
+    """Undecoded samples that a stream of shards shuffles together."""
     epoch_size: int | None = None
-    """Pairs in an epoch of remote shards; null reads shards.json or sizes.json beside them."""
+    """Pairs in an epoch of streamed shards; null reads shards.json or sizes.json beside them."""
     augmentation: AugmentationConfig | None = None
     """Augmentation of training images; null for none (the papers)."""
     max_pixels: int = 25_000_000
     """Images with more pixels in their header are skipped before decoding."""
     max_bad_fraction: float = 0.01
     """Stop when more than this share of the samples seen could not be used."""
+    timeout: float = 60.0
+    """Seconds that a server of remote shards, or the command of a 'pipe:' address, may be silent; then its shard counts
+    as lost."""
     allow_pipe: bool = False
     """Allow 'pipe:' shard addresses, which run shell commands."""
 

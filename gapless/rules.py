@@ -24,6 +24,7 @@ def check_config(config: Config) -> None:
         ("data.max_bad_fraction", 0 <= c.data.max_bad_fraction <= 1, "between 0 and 1"),
         ("data.max_pixels", c.data.max_pixels > 0, "positive"),
         ("data.workers", c.data.workers >= 0, "0 or more"),
+        ("data.timeout", 0 < c.data.timeout < 1e6, "a number of seconds"),
         ("data.shuffle_window", c.data.shuffle_window >= 1, "at least 1"),
         ("data.shuffle_buffer", c.data.shuffle_buffer >= 0, "0 or more"),
         ("data.epoch_size", _positive(c.data.epoch_size), "positive or null"),

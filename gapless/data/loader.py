@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,13 +11,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from gapless.config import DataConfig
+from gapless.data.addresses import expand_shards, is_streamed
+from gapless.data.manifest import remote_records
 from gapless.data.place import Place
 from gapless.data.samples import Batch, Collate, PairDataset, SampleMaker, Tokenize, Towers
-from gapless.data.shards import expand_shards, is_remote
 from gapless.data.sources import build_source
-from gapless.data.stream import StreamDataset, remote_size
+from gapless.data.stream import ShardReader, StreamDataset
 from gapless.data.transforms import build_eval_transform, build_train_transform, image_size
-from gapless.errors import ConfigError
+from gapless.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -178,14 +180,28 @@ class StreamEvalData:
         raise LookupError("streamed samples have no positions")
 
 
-def _remote_shards(config: DataConfig, path: str, place: Place) -> list[str]:
-    shards = expand_shards(path, config.allow_pipe)
+def _streamed_shards(config: DataConfig, key: str, place: Place) -> tuple[list[str], ShardReader]:
+    """The addresses under data.path or data.val_path, and who reads them."""
+    shards = expand_shards(str(getattr(config, key.partition(".")[2])), config.allow_pipe, key)
     if len(shards) < place.world * max(1, config.workers):
         raise ConfigError(
-            f"data.workers: {len(shards)} remote shards cannot feed {place.world} processes with {config.workers} "
+            f"data.workers: {len(shards)} streamed shards cannot feed {place.world} processes with {config.workers} "
             f"workers; use at most {len(shards) // place.world} workers or write more shards"
         )
-    return shards
+    for name in ("GOPEN_REWRITE", "USE_AIS_FOR"):
+        if name in os.environ:
+            logger.warning("%s is set and not followed: %s says where shards are read", name, key)
+    records = remote_records(shards, config.timeout)
+    typical = round(sum(r.samples for r in records.values()) / len(records)) if records else None
+    if typical is None and config.epoch_size and key == "data.path":
+        typical = -(-config.epoch_size // len(shards))
+    return shards, ShardReader(records, typical, config.timeout, config.json_caption)
+
+
+def _epoch_size(config: DataConfig, shards: list[str], reader: ShardReader) -> int:
+    if config.epoch_size is None and len(reader.records) < len(set(shards)):
+        raise DataError(f"data.epoch_size: set it, or put shards.json beside {shards[0]} (gapless prepare writes one)")
+    return config.epoch_size or sum(reader.records[shard].samples for shard in shards)
 
 
 def build_train_data(
@@ -210,20 +226,19 @@ def build_train_data(
     transform = build_train_transform(preprocess, augmentation) if augmentation else build_eval_transform(preprocess)
     make_sample = SampleMaker(transform, augmentation is not None, config.max_pixels)
     collate = Collate(tokenize, image_size(preprocess), towers)
-    if config.source == "shards" and is_remote(str(config.path)):
+    if config.source == "shards" and is_streamed(str(config.path)):
         if config.mismatched:
             raise ConfigError("data.mismatched: needs local shards, captions of remote ones cannot be exchanged")
         if config.captions == "all":
             raise ConfigError("data.captions: all needs local shards, use random for remote ones")
-        shards = _remote_shards(config, str(config.path), place)
-        size = config.epoch_size or remote_size(shards)
+        shards, reader = _streamed_shards(config, "data.path", place)
+        size = _epoch_size(config, shards, reader)
         if size < config.batch_size:
             raise ConfigError(f"data.batch_size: {config.batch_size} is larger than the epoch of {size} pairs")
-        logger.info("remote shards: their batches depend on the number of processes and workers")
+        logger.info("streamed shards: their batches depend on the number of processes and workers")
         mine = place.chunk(config.batch_size)
-        stream = StreamDataset(
-            shards, make_sample, collate, config.captions, mine.stop - mine.start, place, seed, config.shuffle_buffer
-        )
+        rows, buffer = mine.stop - mine.start, config.shuffle_buffer
+        stream = StreamDataset(shards, reader, make_sample, collate, config.captions, rows, place, seed, buffer)
         return StreamTrainData(stream, size, size // config.batch_size, config.workers)
     dataset = PairDataset(build_source(config, "train", seed), make_sample, config.captions, seed, config.cache_images)
     return MapTrainData(
@@ -248,13 +263,12 @@ def build_eval_data(
     make_sample = SampleMaker(build_eval_transform(preprocess), max_pixels=config.max_pixels)
     collate = Collate(tokenize, image_size(preprocess), towers)
     path = config.val_path or config.path
-    if config.source == "shards" and is_remote(str(path)):
+    if config.source == "shards" and is_streamed(str(path), "data.val_path" if config.val_path else "data.path"):
         if not config.val_path:
             raise ConfigError("data.val_path: set it, nothing can be held out of remote shards")
-        shards = _remote_shards(config, str(path), place)
-        return StreamEvalData(
-            StreamDataset(shards, make_sample, collate, config.val_captions, batch_size, place), config.workers
-        )
+        shards, reader = _streamed_shards(config, "data.val_path", place)
+        stream = StreamDataset(shards, reader, make_sample, collate, config.val_captions, batch_size, place)
+        return StreamEvalData(stream, config.workers)
     dataset = PairDataset(
         build_source(config, split, seed), make_sample, config.val_captions, cache=config.cache_images
     )

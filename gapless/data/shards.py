@@ -1,26 +1,30 @@
 """Local webdataset shards, read by position: indexed once, member offsets kept beside the tar file."""
 
+import hashlib
 import json
 import logging
 import os
-import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
-from braceexpand import braceexpand
 from rich.progress import track
 
-from gapless.data.files import IMAGE_EXTENSIONS, split_captions
+from gapless.data.addresses import is_streamed_address
 from gapless.data.images import BadSampleError
+from gapless.data.manifest import SHARDS_FILE, ShardRecord, check_size, file_sha256, local_records
+from gapless.data.members import RULE, SMALL, TarSample, captions_of, split_name, tar_samples
 from gapless.data.pairs import Pair, stamp_of_files
+from gapless.data.tar import Damage, read_tar
 from gapless.errors import DataError
+from gapless.run_folder import write_text
 
 logger = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".index.json"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -30,138 +34,146 @@ class Member:
     key: str
     image: tuple[int, int] = (0, 0)
     text: tuple[int, int] = (0, 0)
+    ending: str = ""
+    """Of the member with the captions, txt or json."""
     num_captions: int = 0
     label: int = -1
     """Class in the .cls member; -1 without one."""
+    told: str = ""
+    """The members of a sample that lacks its picture or its captions, or why it is lost."""
     lost: bool = False
-    """Stands for the end of a shard that breaks off: a sample that can only be counted."""
+    """Stands for a sample in a damaged part of a shard, which can only be counted."""
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of a shard, and whether the file ends before its last member does."""
+    """The samples of a shard, what is damaged in it, and the checksum of the file if one was asked for."""
 
-    members: list[Member]
-    truncated: bool
+    members: list[Member] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    sha256: str | None = None
 
 
-def expand_shards(path: str, allow_pipe: bool = False) -> list[str]:
-    """Shard addresses from brace ranges, '::'-joined lists and folders of .tar files.
+def read_index(path: Path, record: ShardRecord | None = None, json_caption: str = "caption") -> ShardIndex:
+    """The index of a shard, from beside it or made now (and kept beside it if the folder can be written).
+
+    Args:
+        path: the shard.
+        record: what shards.json says of it.
+        json_caption: key of the captions in .json members.
 
     Raises:
-        DataError: nothing matches, or a 'pipe:' address that was not allowed.
+        DataError: the file is not the one that the record describes.
     """
-    shards: list[str] = []
-    for part in path.split("::"):
-        if part.startswith("pipe:") and not allow_pipe:
-            raise DataError(f"data.path: {part} runs a shell command; set data.allow_pipe=true if you trust it")
-        if Path(part).is_dir():
-            shards += sorted(str(p) for p in Path(part).glob("*.tar"))
-        else:
-            shards += list(braceexpand(part))
-    if not shards:
-        raise DataError(f"data.path: no .tar files in {path}")
-    return shards
-
-
-def is_remote(path: str) -> bool:
-    """Whether shards are streamed (http, https, pipe) and not read by position."""
-    return any(part.startswith(("http:", "https:", "pipe:")) for part in path.split("::"))
-
-
-def read_index(path: Path) -> ShardIndex:
-    """The index of a shard, from beside it or made now (and kept beside it if the folder can be written)."""
+    check_size(path, record)
     stat = path.stat()
-    stamp = [INDEX_VERSION, stat.st_size, stat.st_mtime_ns]
+    stamp = [INDEX_VERSION, stat.st_size, stat.st_mtime_ns, json_caption]
+    checksum = record.sha256 if record else None
     index_path = path.with_name(path.name + INDEX_SUFFIX)
+    index = _kept_index(index_path, stamp)
+    if index is not None and checksum in (None, index.sha256):
+        return index
+    index = _scan(path, json_caption, checksum is not None)
+    if checksum not in (None, index.sha256):
+        raise DataError(
+            f"data.path: {path} is not the file that {SHARDS_FILE} beside it describes (its sha256 differs); copy it "
+            "again, or remove shards.json if the shard was changed on purpose"
+        )
     try:
-        tree = json.loads(index_path.read_text())
-        if tree["stamp"] == stamp:
-            members = [
-                Member(m["key"], tuple(m["image"]), tuple(m["text"]), m["num_captions"], m["label"])
-                for m in tree["members"]
-            ]
-            return ShardIndex(members, tree["truncated"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no index, or one of another file: it is made anew
-    index = _scan(path)
-    temporary = index_path.with_name(f"{index_path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({"stamp": stamp, **asdict(index)}))
-        temporary.replace(index_path)
-    except OSError:
-        logger.info("%s cannot be written, the shard is indexed again next time", index_path)
+        content = asdict(index)
+        write_text(index_path, json.dumps({"stamp": stamp, "checksum": _checksum(content), **content}))
+    except DataError as error:
+        logger.info("%s; the shard is indexed again next time", error)
     return index
 
 
-def _scan(path: Path) -> ShardIndex:
-    """Read a tar file's headers (and its captions, to count them, and its classes)."""
-    members: dict[str, dict[str, tuple[int, int]]] = {}
-    counts: dict[str, int] = {}
-    labels: dict[str, int] = {}
-    size, truncated = path.stat().st_size, False
-    with path.open("rb") as file:
-        for name, offset, length in _headers(path):
-            if offset + length > size:
-                truncated = True
-                break
-            key, _, extension = split_name(name)
-            if extension == "cls":
-                file.seek(offset)
-                digits = file.read(length).strip()
-                labels[key] = int(digits) if digits.isdigit() else -1
-            part = "text" if extension == "txt" else "image" if extension in IMAGE_EXTENSIONS else None
-            if part is None or part in members.get(key, {}):
-                continue  # other members are never decoded; of duplicates the first counts
-            members.setdefault(key, {})[part] = (offset, length)
-            if part == "text":
-                file.seek(offset)
-                counts[key] = len(split_captions(file.read(length).decode("utf-8", errors="replace")))
-        else:
-            file.seek(max(0, size - 1024))
-            truncated = any(file.read())  # a whole tar file ends with two empty blocks
-    found = [
-        Member(key, parts.get("image", (0, 0)), parts.get("text", (0, 0)), counts.get(key, 0), labels.get(key, -1))
-        for key, parts in members.items()
-    ]
-    return ShardIndex(found, truncated)
-
-
-def _headers(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, data offset and size of every file in a tar; ends where the tar can no longer be read."""
+def _kept_index(path: Path, stamp: list[Any]) -> ShardIndex | None:
+    """The index in a file, None if it is of another file or not whole."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if info.isreg():
-                    yield info.name, info.offset_data, info.size
-    except tarfile.ReadError as error:
-        logger.warning("%s: %s", path, error)
+        tree = json.loads(path.read_text()) if path.is_file() else {}
+        if tree.pop("stamp") != stamp or tree.pop("checksum") != _checksum(tree):
+            return None
+        members = [Member(**m | {"image": tuple(m["image"]), "text": tuple(m["text"])}) for m in tree["members"]]
+        parts = [part for member in members for part in (member.image, member.text)]
+        if all(0 <= offset <= offset + size <= stamp[1] for offset, size in parts):
+            return ShardIndex(members, tree["damage"], tree["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    return None
 
 
-def split_name(name: str) -> tuple[str, str, str]:
-    """``a/b.c.jpg`` to key ``a/b``, ``.`` and extension ``c.jpg``, as webdataset does."""
-    base, dot, extension = PurePosixPath(name).name.partition(".")
-    return str(PurePosixPath(name).parent / base), dot, extension.lower()
+def _checksum(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
+
+
+def _scan(path: Path, json_caption: str, with_checksum: bool) -> ShardIndex:
+    """Read a tar file's headers (and its captions, to count them, and its classes)."""
+    members: list[Member] = []
+    damage: list[str] = []
+    with path.open("rb") as file:
+        for sample in tar_samples(read_tar(file, lambda name: split_name(name)[1] in SMALL), together=False):
+            if isinstance(sample, Damage):
+                damage.append(f"{sample.detail} at byte {sample.offset}")
+            else:
+                members.append(_member(sample, json_caption))
+    return ShardIndex(members, damage, file_sha256(path) if with_checksum else None)
+
+
+def _member(sample: TarSample, json_caption: str) -> Member:
+    image, text, captions = sample.image, sample.text, sample.captions(json_caption)
+    return Member(
+        sample.key,
+        (image.offset, image.size) if image else (0, 0),
+        (text[1].offset, text[1].size) if text else (0, 0),
+        text[0] if text else "",
+        len(captions),
+        sample.label,
+        "" if image and captions else sample.told(),
+    )
 
 
 class ShardSource:
-    """Pairs in local tar files, by position."""
+    """Pairs in local tar files, by position.
 
-    def __init__(self, paths: list[str]) -> None:
-        missing = [p for p in paths if not Path(p).is_file()]
-        if missing:
-            raise DataError(f"data.path: shard {missing[0]} is not there ({len(missing)} of {len(paths)} missing)")
-        self.paths = [Path(p) for p in paths]
+    Args:
+        paths: the tar files.
+        folders: of these every shard is meant, so that one which is missing is an error.
+        json_caption: key of the captions in .json members, which are read where there is no .txt.
+
+    Raises:
+        DataError: a shard is missing, unfinished or not the file that shards.json describes, or there are no samples.
+    """
+
+    def __init__(self, paths: Sequence[str], folders: Collection[Path] = (), json_caption: str = "caption") -> None:
+        _check_files(paths)
+        self.paths, self.json_caption = [Path(p) for p in paths], json_caption
+        records = local_records(self.paths, folders)
         fresh = sum(not p.with_name(p.name + INDEX_SUFFIX).exists() for p in self.paths)
-        indexes = [read_index(p) for p in track(self.paths, "Indexing shards", disable=fresh < 10)]
+        shown = track(self.paths, "Indexing shards", disable=fresh < 10)
+        indexes = [read_index(p, records.get(p), json_caption) for p in shown]
+        whole = [len(index.members) for index in indexes if not index.damage]
+        typical = round(sum(whole) / len(whole)) if whole else 0
         self.members: list[tuple[int, Member]] = []
         for shard, index in enumerate(indexes):
             self.members += [(shard, member) for member in index.members]
-            if index.truncated:
-                logger.warning("%s ends early: %d samples before the break are used", paths[shard], len(index.members))
-                self.members.append((shard, Member(f"{paths[shard]} (its end)", lost=True)))
-        if all(member.lost for _, member in self.members):
-            raise DataError(f"data.path: no samples ({', '.join(IMAGE_EXTENSIONS)} with txt) in {len(paths)} shards")
+            if index.damage:
+                record = records.get(self.paths[shard])
+                lost = max(1, (record.samples if record else typical) - len(index.members))
+                logger.warning("%s is damaged (%s): %d samples count as lost", paths[shard], index.damage[0], lost)
+                self.members += [(shard, Member(str(paths[shard]), told=index.damage[0], lost=True))] * lost
+        self._check_samples()
+
+    def _check_samples(self) -> None:
+        found = [member for _, member in self.members if not member.lost]
+        unlike = [m for m in found if not m.image[1] or not (m.num_captions or m.label >= 0)]
+        where = f"{len(self.paths)} shards" if len(self.paths) != 1 else str(self.paths[0])
+        first = f"; the first that looks like one: {unlike[0].told}" if unlike else ""
+        if len(unlike) == len(found):
+            raise DataError(
+                f"data.path: no samples in {where}: {RULE}; data.json_caption is {self.json_caption!r}{first}"
+            )
+        if unlike:
+            logger.warning("%d of %d samples in %s lack a picture or captions%s", len(unlike), len(found), where, first)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -175,7 +187,7 @@ class ShardSource:
     def captions(self, index: int) -> Sequence[str]:
         shard, member = self.members[index]
         text = _read(str(self.paths[shard]), os.getpid(), *member.text)
-        return split_captions(text.decode("utf-8", errors="replace"))
+        return captions_of(member.ending, text, self.json_caption) if member.ending else ()
 
     def shard(self, index: int) -> int:
         return self.members[index][0]
@@ -190,14 +202,26 @@ class ShardSource:
     def load(self, index: int) -> Pair:
         shard, member = self.members[index]
         if member.lost:
-            raise BadSampleError("truncated", "the shard ends early")
+            raise BadSampleError("truncated", member.told)
         if not member.image[1]:
-            raise BadSampleError("missing_file", f"{self.paths[shard]} has no image for {member.key}")
+            raise BadSampleError("missing_file", f"{self.paths[shard]} has no picture of {member.key}: {member.told}")
         try:
             image = _read(str(self.paths[shard]), os.getpid(), *member.image)
             return Pair(member.key, image, self.captions(index))
         except OSError as error:
             raise BadSampleError("missing_file", f"{self.paths[shard]}: {error.strerror}") from None
+
+
+def _check_files(paths: Sequence[str]) -> None:
+    streamed = [p for p in paths if is_streamed_address(p)]
+    if streamed:
+        raise DataError(
+            f"data.path: {streamed[0]} cannot be read by position; here shards must be local and not compressed"
+        )
+    missing = [p for p in paths if not os.path.isfile(p)]
+    if missing:
+        said = "is no regular file" if os.path.exists(missing[0]) else "is not there"
+        raise DataError(f"data.path: shard {missing[0]} {said} ({len(missing)} of {len(paths)} missing)")
 
 
 def _read(path: str, process: int, offset: int, size: int) -> bytes:

@@ -7,11 +7,12 @@ from typing import cast, get_args
 import torch
 
 from gapless.config import DataConfig
+from gapless.data.addresses import expand_shards
 from gapless.data.coco import coco_pairs
 from gapless.data.emoji import Split, emoji_pairs
 from gapless.data.files import csv_pairs, folder_pairs
 from gapless.data.pairs import FileSource, Mismatched, PairSource, Subset
-from gapless.data.shards import ShardSource, expand_shards
+from gapless.data.shards import ShardSource
 from gapless.errors import DataError
 
 
@@ -48,7 +49,9 @@ def _held_out(config: DataConfig, split: str) -> PairSource:
     path = config.val_path if split == "val" and config.val_path else config.path
     source: PairSource
     if config.source == "shards":
-        source = ShardSource(expand_shards(str(path), config.allow_pipe))
+        key = "data.path" if path == config.path else "data.val_path"
+        folders = [Path(part.strip()) for part in str(path).split("::")]
+        source = ShardSource(expand_shards(str(path), config.allow_pipe, key), folders, config.json_caption)
     elif config.source == "folder":
         source = FileSource(folder_pairs(Path(str(path))))
     else:

@@ -1,26 +1,26 @@
-"""Remote shards, streamed with webdataset. Nothing but bytes leaves the tar: members are decoded by us.
+"""Shards that are streamed. Nothing but bytes leaves the tar: members are decoded by us.
 
 A stream is cut into steps like every other source, and step s is made by loader process s mod num_workers from the
 shards dealt to it. So the position is restored by drawing, undecoded, what the interrupted run had drawn. The
 composition of a batch depends on the number of processes and loader processes, which local shards avoid.
 """
 
-import json
 import logging
 import random
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 
-import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
 
-from gapless.data.files import IMAGE_EXTENSIONS, split_captions
 from gapless.data.images import BadSampleError
+from gapless.data.manifest import ShardRecord
+from gapless.data.members import IMAGE_ORDER, SMALL, TarSample, split_name, tar_samples
 from gapless.data.pairs import Pair
 from gapless.data.place import Place
+from gapless.data.remote import open_shard
 from gapless.data.samples import BadSample, Batch, Collate, Sample, SampleMaker, decode_pair
+from gapless.data.tar import READ_ERRORS, Damage, read_tar
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,46 +28,54 @@ logger = logging.getLogger(__name__)
 Raw = Pair | BadSample
 
 
-def remote_size(shards: list[str]) -> int:
-    """Samples in remote shards, from shards.json (gapless prepare) or sizes.json beside them.
+@dataclass(frozen=True)
+class ShardReader:
+    """Reads streamed shards, and knows how many samples each should give."""
 
-    Raises:
-        DataError: neither is there.
-    """
-    folder = shards[0].rpartition("/")[0]
-    for name in ("shards.json", "sizes.json"):
+    records: Mapping[str, ShardRecord] = field(default_factory=dict)
+    """What shards.json or sizes.json says, by address."""
+    typical: int | None = None
+    """Samples of a shard of which nothing is known; None if that is not known either."""
+    timeout: float = 60.0
+    """Seconds that a server may be silent."""
+    json_caption: str = "caption"
+    """Key of the captions in .json members."""
+
+    def expected(self, url: str) -> int | None:
+        """How many samples a shard holds, None if nobody knows."""
+        return self.records[url].samples if url in self.records else self.typical
+
+    def __call__(self, url: str) -> Iterator[Raw]:
+        """The pairs of one shard, and for each that is lost a BadSample."""
+        given, problems = 0, list[str]()
         try:
-            with urllib.request.urlopen(f"{folder}/{name}", timeout=30) as response:
-                tree = json.load(response)
-        except (OSError, urllib.error.URLError, ValueError):
-            continue
-        sizes = {s["name"]: s["samples"] for s in tree["shards"]} if name == "shards.json" else tree
-        known = [sizes[s.rpartition("/")[2]] for s in shards if s.rpartition("/")[2] in sizes]
-        if len(known) == len(shards):
-            return sum(known)
-    raise DataError(f"data.epoch_size: set it, or put shards.json beside {shards[0]} (gapless prepare writes one)")
+            with open_shard(url, self.timeout) as file:
+                for sample in tar_samples(read_tar(file, _is_read), together=True):
+                    if isinstance(sample, Damage):
+                        problems.append(sample.detail)
+                    else:
+                        given += 1
+                        yield self._pair(sample)
+        except READ_ERRORS as error:
+            problems.append(" ".join(str(error).split()) or type(error).__name__)
+        if url in self.records and given < self.records[url].samples and not problems:
+            problems.append(f"it gave {given} samples, the file beside it says {self.records[url].samples}")
+        if problems:
+            lost = max(1, (self.expected(url) or 0) - given)
+            logger.warning("%s: %s (%d samples count as lost)", url, problems[0], lost)
+            yield from repeat(BadSample(url, "truncated" if given else "missing_file", problems[0]), lost)
+
+    def _pair(self, sample: TarSample) -> Raw:
+        captions = sample.captions(self.json_caption)
+        if sample.image is None:
+            return BadSample(sample.key, "missing_file", f"no picture among {sample.told()}")
+        if not captions:
+            return BadSample(sample.key, "no_caption", f"no .txt or .json with {self.json_caption!r}: {sample.told()}")
+        return Pair(sample.key, sample.image.content, captions)
 
 
-def read_shard(url: str) -> Iterator[Raw]:
-    """The pairs of one shard; a stream that breaks ends with one BadSample."""
-    problems: list[str] = []
-
-    def note(error: Exception) -> bool:
-        problems.append(f"{type(error).__name__}: {error}")
-        return True
-
-    shard = wds.WebDataset(
-        [url], shardshuffle=False, nodesplitter=None, workersplitter=None, handler=note, empty_check=False
-    )
-    try:
-        for raw in shard:
-            image = next((raw[e] for e in IMAGE_EXTENSIONS if e in raw), b"")
-            yield Pair(raw["__key__"], image, split_captions(raw.get("txt", b"").decode("utf-8", errors="replace")))
-    except OSError as error:  # curl's exit status arrives when the stream is closed
-        note(error)
-    if problems:
-        logger.warning("%s: %s", url, problems[0])
-        yield BadSample(url, "truncated", problems[0])
+def _is_read(name: str) -> bool:
+    return split_name(name)[1] in (*SMALL, *IMAGE_ORDER)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class StreamDataset(IterableDataset[Batch]):
 
     shards: list[str]
     """All addresses."""
+    read: ShardReader
+    """Gives the pairs of an address."""
     make_sample: SampleMaker
     collate: Collate
     caption_rule: str
@@ -124,15 +134,31 @@ class StreamDataset(IterableDataset[Batch]):
                     yield self._batch(drawn, f"{self.seed}-{step}-{self.place.rank}")
 
     def _once(self, share: Share) -> Iterator[Batch]:
-        drawn: list[Raw] = []
-        for url in self.shards[share.index :: share.count]:
-            for raw in read_shard(url):
-                drawn.append(raw)
-                if len(drawn) == self.batch_size:
-                    yield self._batch(drawn, "")
-                    drawn = []
+        mine, drawn = self.shards[share.index :: share.count], list[Raw]()
+        for raw in self._with_average(mine):
+            drawn.append(raw)
+            if len(drawn) == self.batch_size:
+                yield self._batch(drawn, "")
+                drawn = []
         if drawn:
             yield self._batch(drawn, "")
+
+    def _with_average(self, urls: list[str]) -> Iterator[Raw]:
+        """Every shard once; one that is lost counts as the others held on average where nothing else is known."""
+        lost: list[tuple[BadSample, int]] = []
+        counts: list[int] = []
+        for url in urls:
+            counts.append(0)
+            for raw in self.read(url):
+                if isinstance(raw, BadSample) and raw.key == url and self.read.expected(url) is None:
+                    lost.append((raw, counts.pop()))
+                    break
+                yield raw
+                counts[-1] += 1
+        if lost and not any(counts):
+            raise DataError(f"data.val_path: no whole shard in {', '.join(urls)} ({lost[0][0].detail})")
+        for bad, given in lost:
+            yield from repeat(bad, max(1, round(sum(counts) / len(counts)) - given))
 
     def _endless(self, epoch: int, share: Share) -> Iterator[Raw]:
         """This share's samples, again and again, in an order fixed by the seed, the epoch and the round."""
@@ -143,8 +169,8 @@ class StreamDataset(IterableDataset[Batch]):
             chance = random.Random(f"{self.seed}-{epoch}-{round_}-{share.index}")
             chance.shuffle(mine)
             empty = True
-            for raw in _shuffled((raw for url in mine for raw in read_shard(url)), self.buffer, chance):
-                empty = False
+            for raw in _shuffled((raw for url in mine for raw in self.read(url)), self.buffer, chance):
+                empty = empty and isinstance(raw, BadSample)
                 yield raw
             if empty:  # another round would find nothing either, for ever
                 raise DataError(f"data.path: no samples in {', '.join(mine)}")
@@ -156,8 +182,6 @@ class StreamDataset(IterableDataset[Batch]):
         if isinstance(raw, BadSample):
             return raw
         try:
-            if not raw.image:
-                raise BadSampleError("missing_file", "no image member")
             decoded = decode_pair(raw, self.make_sample.max_pixels)
         except BadSampleError as error:
             return BadSample(raw.key, error.reason, str(error))

@@ -24,7 +24,7 @@ def serve(folder: Path) -> Iterator[str]:
     sizes = {"samples": 42, "shards": [{"name": f"{k}.tar", "samples": 7} for k in range(6)]}
     (folder / "shards.json").write_text(json.dumps(sizes))
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_port}"
     httpd.shutdown()

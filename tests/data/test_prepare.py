@@ -5,9 +5,10 @@ import json
 import pytest
 from PIL import Image
 
+from gapless.data.addresses import expand_shards
 from gapless.data.pairs import FilePair, FileSource
 from gapless.data.prepare import prepare_shards
-from gapless.data.shards import ShardSource, expand_shards
+from gapless.data.shards import ShardSource
 from gapless.errors import DataError
 from tests.data.pictures import picture
 
