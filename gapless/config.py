@@ -43,7 +43,7 @@ class AugmentationConfig:
     scale: tuple[float, float] = (0.9, 1.0)
     """Share of the image's area that the random crop keeps, lowest and highest."""
     ratio: tuple[float, float] = (0.75, 1.3333333333333333)
-    """Aspect ratio of the random crop, lowest and highest."""
+    """Aspect ratio of the random crop as a multiple of the model's own, lowest and highest."""
     color_jitter: tuple[float, float, float, float] | None = None
     """Strength of brightness, contrast, saturation and hue jitter; null for none."""
     color_jitter_prob: float = 0.8

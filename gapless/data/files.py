@@ -3,10 +3,9 @@
 import csv
 from pathlib import Path
 
+from gapless.data.images import IMAGE_EXTENSIONS
 from gapless.data.pairs import FilePair
 from gapless.errors import DataError
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 
 
 def folder_pairs(root: Path) -> list[FilePair]:

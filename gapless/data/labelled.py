@@ -12,8 +12,7 @@ from torch import Tensor
 
 from gapless.data.benchmark import place_of, read_benchmark, shard_paths, shards_prompts
 from gapless.data.emoji import all_emoji, emoji_classes
-from gapless.data.files import IMAGE_EXTENSIONS
-from gapless.data.images import BadSampleError, decode_image
+from gapless.data.images import IMAGE_EXTENSIONS, BadSampleError, decode_image, read_picture
 from gapless.data.pairs import stamp_of_files
 from gapless.data.prompts import DEFAULT_TEMPLATES, fill_templates
 from gapless.data.shards import ShardSource
@@ -93,11 +92,7 @@ class ImageFiles:
         return self.paths[index].stem
 
     def load(self, index: int) -> tuple[Tensor, int]:
-        try:
-            data = self.paths[index].read_bytes()
-        except OSError as error:
-            raise BadSampleError("missing_file", f"{self.paths[index]}: {error.strerror}") from None
-        return decode_image(data, MAX_PIXELS)[0], self.labels[index]
+        return decode_image(read_picture(self.paths[index]), MAX_PIXELS)[0], self.labels[index]
 
     def stamp(self) -> str:
         return stamp_of_files(self.paths)

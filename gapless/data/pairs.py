@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from gapless.data.images import BadSampleError
+from gapless.data.images import read_picture
 
 
 class Pair(NamedTuple):
@@ -83,10 +83,7 @@ class FileSource:
 
     def load(self, index: int) -> Pair:
         pair = self.pairs[index]
-        try:
-            return Pair(pair.key, pair.path.read_bytes(), pair.captions, pair.second() if pair.second else None)
-        except OSError as error:
-            raise BadSampleError("missing_file", f"{pair.path}: {error.strerror}") from None
+        return Pair(pair.key, read_picture(pair.path), pair.captions, pair.second() if pair.second else None)
 
     def stamp(self) -> str:
         return stamp_of_files(pair.path for pair in self.pairs)

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from gapless.data.images import BadSampleError, decode_image
+from gapless.data.images import BadSampleError, decode_image, image_format
 from gapless.data.pairs import PairSource
 from gapless.data.samples import BadSample
 from gapless.errors import DataError
@@ -24,7 +24,7 @@ from gapless.errors import DataError
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 
 class Encoded(NamedTuple):
@@ -54,8 +54,7 @@ class _Encoder(Dataset[Encoded | BadSample]):
             decoded, _ = decode_image(pair.image, self.max_pixels)
         except BadSampleError as error:
             return BadSample(self.source.key(index), error.reason, str(error))
-        with Image.open(io.BytesIO(pair.image)) as image:
-            extension = EXTENSIONS.get(image.format or "")
+        extension = EXTENSIONS.get(image_format(pair.image))
         if extension and (self.resize is None or min(decoded.shape[1:]) <= self.resize):
             return Encoded(pair.key, extension, pair.image, captions)
         if self.resize is not None and min(decoded.shape[1:]) > self.resize:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gapless.config import load_config
 from gapless.data import PairSource, build_source
-from gapless.data.images import BadSampleError
+from gapless.data.images import BadSampleError, decode_image
+from gapless.data.labelled import MAX_PIXELS
 from gapless.data.samples import pick_caption
 from gapless.errors import DataError, GaplessError
 from gapless.eval import PairFeatures, load_pairs
@@ -55,7 +56,7 @@ class Gallery:
                 pair = source.load(position)
                 self.captions[name] = pick_caption(pair, rule, "")
                 self.pictures[name] = thumbnail(pair.image)
-            except (BadSampleError, OSError) as error:
+            except BadSampleError as error:
                 logger.warning("%s: no picture of %s (%s)", run.folder, key, error)
         return name
 
@@ -70,8 +71,8 @@ def _source(run: RunRecord) -> tuple[PairSource, str] | None:
 
 
 def thumbnail(data: bytes) -> str:
-    """A small picture as a data address."""
-    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    """A small picture as a data address; raises BadSampleError."""
+    image = Image.fromarray(decode_image(data, MAX_PIXELS)[0].permute(1, 2, 0).numpy())
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80)
