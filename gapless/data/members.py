@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from gapless.data.files import IMAGE_EXTENSIONS, split_captions
+from gapless.data.files import split_captions
+from gapless.data.images import IMAGE_EXTENSIONS
 from gapless.data.tar import Damage, TarMember
 
 IMAGE_ORDER = tuple(dict.fromkeys(("jpg", "png", "jpeg", "webp", *IMAGE_EXTENSIONS)))
