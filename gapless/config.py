@@ -8,20 +8,38 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from gapless.arguments import (
+    AtLeastTwo,
+    ClosedUnitInterval,
+    FiniteNumber,
+    FractionAboveZero,
+    FractionBelowOne,
+    Location,
+    NonNegativeInteger,
+    NonNegativeNumber,
+    OpenUnitInterval,
+    PositiveInteger,
+    PositiveNumber,
+    Seed,
+    Separator,
+    UpToHalf,
+)
 from gapless.errors import ConfigError
-from gapless.parsing import parse_arguments
+from gapless.parsing import check_tree, parse_arguments
 
 Flat = dict[str, Any]
 EvalTask = Literal[
     "zero_shot", "retrieval", "gap", "arithmetic", "linear_probe", "intra_modal", "mixed", "clustering", "robustness"
 ]
-_Ends = TypedDict("_Ends", {"from": float, "to": float})
+_Ends = TypedDict("_Ends", {"from": FiniteNumber, "to": FiniteNumber})
 
 
 class Ramp(_Ends, total=False):
@@ -31,8 +49,8 @@ class Ramp(_Ends, total=False):
     step above it. ``shape`` is linear or cosine.
     """
 
-    start: float
-    end: float
+    start: NonNegativeNumber
+    end: PositiveNumber
     shape: Literal["linear", "cosine"]
 
 
@@ -40,19 +58,19 @@ class Ramp(_Ends, total=False):
 class AugmentationConfig:
     """Random changes of training images, named as in open_clip's AugmentationCfg."""
 
-    scale: tuple[float, float] = (0.9, 1.0)
+    scale: tuple[FractionAboveZero, FractionAboveZero] = (0.9, 1.0)
     """Share of the image's area that the random crop keeps, lowest and highest."""
-    ratio: tuple[float, float] = (0.75, 1.3333333333333333)
+    ratio: tuple[PositiveNumber, PositiveNumber] = (0.75, 1.3333333333333333)
     """Aspect ratio of the random crop as a multiple of the model's own, lowest and highest."""
-    color_jitter: tuple[float, float, float, float] | None = None
+    color_jitter: tuple[NonNegativeNumber, NonNegativeNumber, NonNegativeNumber, UpToHalf] | None = None
     """Strength of brightness, contrast, saturation and hue jitter; null for none."""
-    color_jitter_prob: float = 0.8
+    color_jitter_prob: ClosedUnitInterval = 0.8
     """Probability that the jitter is applied to an image."""
-    gray_scale_prob: float = 0.0
+    gray_scale_prob: ClosedUnitInterval = 0.0
     """Probability that an image loses its colour."""
-    re_prob: float = 0.0
+    re_prob: ClosedUnitInterval = 0.0
     """Probability that a random rectangle is erased."""
-    re_count: int = 1
+    re_count: PositiveInteger = 1
     """Number of rectangles that random erasing tries."""
 
 
@@ -62,56 +80,56 @@ class DataConfig:
 
     source: Literal["emoji", "coco", "shards", "folder", "csv"] = "emoji"
     """Where pairs come from; emoji is embedded and needs no files."""
-    path: str | None = None
+    path: Location | None = None
     """Root folder (coco, folder), csv file, or shards: folder, brace range, URL, or several joined by '::'."""
-    val_path: str | None = None
+    val_path: Location | None = None
     """Validation data of the same kind (shards, folder, csv); null holds out val_fraction of path."""
-    val_fraction: float = 0.1
+    val_fraction: OpenUnitInterval = 0.1
     """Share of pairs held out, by a hash of their key, where there is neither an own split nor val_path."""
-    karpathy: str | None = None
+    karpathy: Location | None = None
     """Karpathy's dataset_coco.json for its split of COCO; null takes train2017 and val2017."""
     csv_image: str = "filepath"
     """Column with the image path, relative to the csv file."""
     csv_caption: str = "title"
     """Column with the caption; rows of one image are one pair with several captions."""
-    csv_separator: str = ","
+    csv_separator: Separator = ","
     """Column separator of the csv file."""
     json_caption: str = "caption"
     """Key of the caption, or of a list of them, in the .json members of shards that have no .txt (img2dataset)."""
     second_image: Literal["same", "openmoji"] = "same"
     """The other picture of a pair where model.towers is image-image: the same one, or OpenMoji's drawing of the same
     concept (emoji only, needs the extra openmoji)."""
-    mismatched: float = 0.0
+    mismatched: ClosedUnitInterval = 0.0
     """Share of the training pairs whose captions are exchanged among each other, a control."""
     captions: str = "first"
     """Caption of a training pair: first, random, index:K, or all (one pair for each caption)."""
     val_captions: str = "first"
     """Caption of a validation pair: first or index:K."""
-    train_samples: int | None = None
+    train_samples: AtLeastTwo | None = None
     """Use only this many training pairs, a random subset fixed by the seed; null for all."""
-    val_samples: int | None = None
+    val_samples: AtLeastTwo | None = None
     """Use only the first so many validation pairs; null for all."""
-    batch_size: int = 64
+    batch_size: AtLeastTwo = 64
     """Pairs in a global batch, over all processes together."""
     drop_last: bool = True
     """Drop the last, smaller batch of an epoch."""
-    workers: int = 2
+    workers: NonNegativeInteger = 2
     """Loader processes for each training process; 0 decodes in the training process."""
     cache_images: bool = False
     """Keep decoded images in memory, for data sets of a few thousand small pictures."""
-    shuffle_window: int = 16
+    shuffle_window: PositiveInteger = 16
     """Shards whose samples are shuffled together, so that reading stays local."""
-    shuffle_buffer: int = 1000
+    shuffle_buffer: NonNegativeInteger = 1000
     """Undecoded samples that a stream of shards shuffles together."""
-    epoch_size: int | None = None
+    epoch_size: PositiveInteger | None = None
     """Pairs in an epoch of streamed shards; null reads shards.json or sizes.json beside them."""
     augmentation: AugmentationConfig | None = None
     """Augmentation of training images; null for none (the papers)."""
-    max_pixels: int = 25_000_000
+    max_pixels: PositiveInteger = 25_000_000
     """Images with more pixels in their header are skipped before decoding."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: ClosedUnitInterval = 0.01
     """Stop when more than this share of the samples seen could not be used."""
-    timeout: float = 60.0
+    timeout: PositiveNumber = 60.0
     """Seconds that a server of remote shards, or the command of a 'pipe:' address, may be silent; then its shard counts
     as lost."""
     allow_pipe: bool = False
@@ -122,13 +140,13 @@ class DataConfig:
 class ModelConfig:
     """Which CLIP, from where, and which parts of it are trained."""
 
-    name: str = "ViT-B-32-quickgelu"
+    name: Location = "ViT-B-32-quickgelu"
     """open_clip model name, 'local-dir:FOLDER', 'hf-hub:ORG/REPO', or 'custom' with architecture."""
-    pretrained: str | None = None
+    pretrained: Location | None = None
     """open_clip pretrained tag or weights file; null starts from scratch (or from the folder's weights)."""
     architecture: dict[str, Any] | None = None
     """open_clip model_cfg (embed_dim, vision_cfg, text_cfg, quick_gelu) when name is custom."""
-    embed_dim: int | None = None
+    embed_dim: PositiveInteger | None = None
     """Dimension of the shared space. With weights, both projections are re-initialised; null keeps them."""
     towers: Literal["image-text", "image-image", "text-text"] = "image-text"
     """What the two towers encode. image-image and text-text are the identical-encoder ablations: two towers of one
@@ -138,7 +156,7 @@ class ModelConfig:
     initial_gap: Literal["keep", "procrustes", "translate"] = "keep"
     """What is done, once and before training, about the gap between the towers: an orthogonal map of the second
     tower's features onto the first's, or a shift by the difference of their means."""
-    temperature: float | Ramp | None = None
+    temperature: PositiveNumber | Ramp | None = None
     """Softmax temperature, 1 / logit_scale; null keeps the model's own. A schedule {from: 0.01, to: 0.05, end: 1}
     (start, end: fraction of the run up to 1, a step above; shape: linear or cosine) needs it not to be learnable."""
     learnable_temperature: bool = True
@@ -147,11 +165,11 @@ class ModelConfig:
     """Function of the learned number that gives logit_scale; softplus changes it more slowly where it is large."""
     lock_image: bool = False
     """Freeze the image tower."""
-    lock_image_unlocked_groups: int = 0
+    lock_image_unlocked_groups: NonNegativeInteger = 0
     """Groups at the end of a locked image tower that stay trainable."""
     lock_text: bool = False
     """Freeze the text tower."""
-    lock_text_unlocked_groups: int = 0
+    lock_text_unlocked_groups: NonNegativeInteger = 0
     """Groups at the end of a locked text tower that stay trainable."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
@@ -169,15 +187,15 @@ class LossConfig:
     preset: Literal["clip", "cua", "cuaxu", "siglip", "none"] = "clip"
     """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip (its paper starts at
     model.temperature=0.1); none starts empty."""
-    terms: dict[str, float | Ramp] = field(default_factory=dict)
+    terms: dict[str, FiniteNumber | Ramp] = field(default_factory=dict)
     """Weights by term over the preset: clip, uniform, cross_uniform, align, centroid, centroid_uniform, cross_attract,
     siglip, siglip_relative, simclr, cyclip, cyclip_in_modal, cyclip_cross_modal, koleo, package.module:function.
     A weight may be a schedule, as model.temperature."""
-    uniform_t: float = 2.0
+    uniform_t: PositiveNumber = 2.0
     """t of exp(-t |x - y|^2) in the uniformity terms."""
-    align_alpha: float = 2.0
+    align_alpha: PositiveNumber = 2.0
     """Power of the distance in align."""
-    hardness: float = 0.0
+    hardness: NonNegativeNumber = 0.0
     """How much clip's negatives are weighted by how hard they are; 0 not at all."""
     duplicates: Literal["ignore", "mask"] = "ignore"
     """Whether pairs of a batch with the same image or caption repel each other (ignore, the papers) or not (mask)."""
@@ -189,25 +207,25 @@ class LossConfig:
 class OptimConfig:
     """AdamW, its schedule, clipping and averaging."""
 
-    lr: float = 5e-4
+    lr: NonNegativeNumber = 5e-4
     """Peak learning rate."""
-    temperature_lr: float = 1.0
+    temperature_lr: NonNegativeNumber = 1.0
     """Learning rate of the temperature, as a multiple of lr."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.98)
     """Decay rates of AdamW's moments."""
-    eps: float = 1e-6
+    eps: PositiveNumber = 1e-6
     """AdamW's epsilon."""
-    weight_decay: float = 0.2
+    weight_decay: NonNegativeNumber = 0.2
     """Weight decay."""
     decay_all: bool = False
     """Also decay biases, norms and the temperature (as the contrastive-gap paper does)."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """Learning rate after the warm-up; cosine and linear end at zero."""
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInteger = 0
     """Steps of linear warm-up, counted in optimiser steps whatever the number of processes."""
-    grad_clip: float | None = None
+    grad_clip: PositiveNumber | None = None
     """Largest gradient norm; null for no clipping."""
-    ema_decay: float | None = None
+    ema_decay: OpenUnitInterval | None = None
     """Decay of an exponential moving average of the weights, used in evaluation and export; null for none."""
 
 
@@ -215,15 +233,15 @@ class OptimConfig:
 class TrainConfig:
     """Length, precision and memory of the training loop."""
 
-    epochs: int = 9
+    epochs: PositiveInteger = 9
     """Passes over the training pairs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Mixed precision; auto takes what accelerate was launched with."""
-    micro_batch_size: int | None = None
+    micro_batch_size: PositiveInteger | None = None
     """Pairs of one forward pass in a process; the contrastive batch stays whole. Null for one pass."""
     compile: bool = False
     """Compile the towers with torch.compile; pays off after some hundred steps."""
-    log_every: int = 10
+    log_every: PositiveInteger = 10
     """Steps between two logged training lines; the values are those of that step."""
 
 
@@ -231,20 +249,20 @@ class TrainConfig:
 class EvalConfig:
     """Evaluation before the first step and between epochs, over the whole validation set."""
 
-    every_epochs: int = 1
+    every_epochs: PositiveInteger = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     split: Literal["val", "train", "test"] = "val"
     """Pairs that are evaluated; train for experiments that ask what the training pairs came to."""
     keep_embeddings: list[int] = field(default_factory=lambda: [0, -1])
     """Epochs after which the evaluated embeddings are kept in RUN/embeddings, 0 before the first step, -1 the last;
     each takes 8 bytes times pairs times dimensions. Reports draw maps from them."""
-    batch_size: int = 256
+    batch_size: PositiveInteger = 256
     """Pairs of one forward pass in a process."""
     zero_shot: bool = True
     """Classify validation images where the source has classes (emoji)."""
     datasets: list[str] = field(default_factory=list)
     """Further data sets to score each time, named as for gapless eval: cifar10, wds/NAME, simat ..."""
-    root: str | None = None
+    root: Location | None = None
     """Folder of those; {dataset} in it becomes the name, with - for /."""
 
 
@@ -252,13 +270,13 @@ class EvalConfig:
 class CheckpointConfig:
     """What is saved so that an interrupted run continues exactly."""
 
-    every_steps: int | None = None
+    every_steps: PositiveInteger | None = None
     """Steps between checkpoints; null for none."""
-    every_minutes: float | None = 15.0
+    every_minutes: PositiveNumber | None = 15.0
     """Minutes between checkpoints; null for none."""
-    every_epochs: int = 1
+    every_epochs: PositiveInteger = 1
     """Epochs between checkpoints; the end of the run is always saved."""
-    keep_last: int = 2
+    keep_last: PositiveInteger = 2
     """Newest checkpoints kept; the best one is kept beside them."""
     best_metric: str = "val/image_retrieval_recall@1"
     """Logged metric that names the best checkpoint."""
@@ -270,7 +288,7 @@ class CheckpointConfig:
 class TrackingConfig:
     """Trackers beside metrics.jsonl, which is always written."""
 
-    to: list[str] = field(default_factory=list)
+    to: list[Literal["wandb", "tensorboard"]] = field(default_factory=list)
     """Any of wandb, tensorboard."""
     project: str = "gapless"
     """wandb project."""
@@ -284,9 +302,9 @@ class Config:
 
     name: str = "run"
     """Folder of the run under output; {hash} becomes eight characters of the config, for sweeps."""
-    output: str = "runs"
+    output: Location = "runs"
     """Folder of all runs."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of initialisation, shuffling and augmentation."""
     data: DataConfig = field(default_factory=DataConfig)
     """Pairs of images and captions, and how they become batches."""
@@ -317,24 +335,24 @@ class EvalPlan:
     """What is scored where a data set allows it; besides those: linear_probe, intra_modal (retrieval of images among
     images and texts among texts), mixed (retrieval among images and texts), clustering (of both together), robustness
     (of classes and choices to noise and other words, with the gap open and closed)."""
-    root: str | None = None
+    root: Location | None = None
     """Folder of the data sets; {dataset} in it becomes the name, with - for /."""
     split: str | None = None
     """Split to score; null takes test, and val of --data."""
     data: DataConfig = field(default_factory=DataConfig)
     """The pairs that the data set named pairs stands for."""
-    captions: str = "all"
+    captions: Literal["all", "first"] = "all"
     """Captions of an image in retrieval: all (any may be found) or first (the contrastive-gap paper's protocol)."""
-    folds: int = 1
+    folds: PositiveInteger = 1
     """Parts that retrieval is scored on one by one and averaged: 5 for COCO's 1K protocol, in the order of the data."""
     prompts: Literal["own", "fahim2024"] = "own"
     """Class names of zero-shot: own, or as the contrastive-gap paper's code wrote them (ImageNet's synonyms as tuples,
     'photo of' before those of dtd and caltech101), for comparison with its numbers only."""
-    lambdas: list[float] = field(default_factory=lambda: [1.0])
+    lambdas: list[FiniteNumber] = field(default_factory=lambda: [1.0])
     """Strengths of the edits in simat and emoji arithmetic."""
-    noise: float = 0.025
+    noise: NonNegativeNumber = 0.025
     """Deviation of a component of the Gaussian noise of robustness."""
-    draws: int = 100
+    draws: PositiveInteger = 100
     """Draws of that noise, and of other words for the choices of aokvqa (each embeds all of them anew)."""
     heads: Path | None = None
     """Linear heads for simat, safetensors with image.weight, image.bias, text.weight, text.bias."""
@@ -343,11 +361,11 @@ class EvalPlan:
     transform.safetensors of the export folder, if it carries one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward passes."""
-    batch_size: int = 256
+    batch_size: PositiveInteger = 256
     """Images or texts of one forward pass in a process."""
-    workers: int = 2
+    workers: NonNegativeInteger = 2
     """Loader processes of each process."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: ClosedUnitInterval = 0.01
     """Stop when more than this share of a data set's images cannot be used."""
     download: bool = False
     """Let torchvision fetch data sets that are missing."""
@@ -356,22 +374,42 @@ class EvalPlan:
 Tree = TypeVar("Tree")
 
 
+@cache
+def parser_of(kind: Any) -> ArgumentParser:
+    """What reads a dataclass from files (``--config``) and from arguments (``--a.b=value``)."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(kind, None)
+    return parser
+
+
 def load_config(*paths: Path) -> Config:
     """The training run that YAML files, laid over each other in order, ask for.
 
     Raises:
-        ConfigError: an unknown key or a wrong type.
+        ConfigError: an unknown key, a wrong type, or a value out of its range.
     """
     return load_tree(Config, *paths)
 
 
 def load_tree(kind: type[Tree], *paths: Path) -> Tree:
     """The same for any dataclass."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(kind, None)
-    values = vars(parse_arguments(parser, [f"--config={path}" for path in paths]))
+    return read_arguments(kind, [f"--config={path}" for path in paths])
+
+
+def read_arguments(kind: type[Tree], arguments: Sequence[str]) -> Tree:
+    """A dataclass from arguments as they are typed: ``--config`` and ``--a.b=value``.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a value out of its range.
+    """
+    values = vars(parse_arguments(parser_of(kind), arguments))  # type: ignore[arg-type]  # it is hashable
     return kind(**{k: v for k, v in values.items() if k != "config"})
+
+
+def check_types(config: Any) -> None:
+    """Raise ConfigError with the first key of a dataclass whose value is not of its type, or out of its range."""
+    check_tree(parser_of(type(config)), asdict(config))  # type: ignore[arg-type]  # it is hashable
 
 
 def config_file(name: str) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gapless.config import Config, config_hash, flatten, load_config, load_tree, with_changes
+from gapless.config import AugmentationConfig, Config, config_hash, flatten, load_config, load_tree, with_changes
 from gapless.decode.config import CaptionConfig, check_caption_config
 from gapless.errors import ConfigError
 from gapless.rules import check_config
@@ -85,6 +85,20 @@ def test_overlays_are_laid_over_each_other(tmp_path):
         ("checkpoint.keep_last", 0),
         ("tracking.to", ["comet"]),
         ("loss.uniform_t", -2.0),
+        ("loss.terms", {"clip": float("nan")}),
+        ("optim.lr", float("inf")),
+        ("optim.eps", 0.0),
+        ("optim.weight_decay", -1.0),
+        ("model.lock_image_unlocked_groups", -1),
+        ("data.csv_separator", "ab"),
+        ("data.workers", -1),
+        ("data.augmentation", AugmentationConfig(scale=(-1.0, 0.0))),
+        ("data.augmentation", AugmentationConfig(scale=(2.0, 3.0))),
+        ("data.augmentation", AugmentationConfig(scale=(0.9, 0.2))),
+        ("data.augmentation", AugmentationConfig(ratio=(0.0, 0.0))),
+        ("data.augmentation", AugmentationConfig(color_jitter=(9.0, 9.0, 9.0, 9.0))),
+        ("data.augmentation", AugmentationConfig(gray_scale_prob=5.0)),
+        ("data.augmentation", AugmentationConfig(re_prob=5.0)),
     ],
 )
 def test_values_that_cannot_work_are_named(key, value):
@@ -98,6 +112,12 @@ def test_sources_need_a_path_and_names_are_folders():
         check_config(with_changes(Config(), data={"source": "coco"}))
     with pytest.raises(ConfigError, match="name"):
         check_config(with_changes(Config(), name="a/b"))
+    for name in (".", "..", "..."):
+        with pytest.raises(ConfigError, match="name"):
+            check_config(with_changes(Config(), name=name))
+    for seed in (-1, 10**23):
+        with pytest.raises(ConfigError, match="seed"):
+            check_config(with_changes(Config(), seed=seed))
     check_config(Config())
 
 

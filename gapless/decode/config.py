@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
+from gapless.arguments import (
+    AtLeastTwo,
+    FiniteNumber,
+    FractionAboveZero,
+    Location,
+    NonNegativeNumber,
+    PositiveInteger,
+    Seed,
+    number,
+)
+from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig, check_types
 from gapless.rules import Rule, refuse
+
+if TYPE_CHECKING:
+    VocabularySize = int
+else:
+    VocabularySize = number("VocabularySize", int, "a whole number of at least 300 (bytes are 256)", (">=", 300))
 
 
 @dataclass
 class FeaturesConfig:
     """Which embeddings and captions are learned from."""
 
-    path: str = ""
+    path: Location = ""
     """Folder of embeddings, of gapless caption embed or of your own (docs/caption.md)."""
     modality: str = "text"
     """Modality that is learned from: text reconstructs texts and opens nothing else, image learns from pairs."""
-    fraction: float = 1.0
+    fraction: FractionAboveZero = 1.0
     """Share of the ids that is used, a random subset fixed by the seed, at least one."""
-    batch_size: int = 40
+    batch_size: PositiveInteger = 40
     """Captions in a global batch, over all processes together."""
-    max_tokens: int = 40
+    max_tokens: AtLeastTwo = 40
     """Longer captions are cut to so many tokens, and counted."""
 
 
@@ -31,7 +46,7 @@ class PrepareConfig:
 
     collapse: bool = True
     """Subtract each modality's training mean."""
-    noise: float = 0.1265
+    noise: NonNegativeNumber = 0.1265
     """Standard deviation of each component of the Gaussian noise in training; 0 for none."""
     span_of: tuple[str, str] | None = None
     """Two modalities, such as [image, text]: no noise along the difference of their means. Null for noise in all
@@ -44,18 +59,20 @@ class PrepareConfig:
 class DecoderConfig:
     """The mapper and the language model."""
 
-    start: str | None = None
+    start: Location | None = None
     """Run or export of a captioner to continue from, with its mapper, tokens and architecture; what follows is then
     not used, but for frozen."""
-    name: str | None = None
+    name: Location | None = None
     """GPT-2 of Hugging Face by name or folder; null starts from scratch."""
-    architecture: dict[str, int | float] = field(default_factory=lambda: {"n_layer": 4, "n_head": 4, "n_embd": 128})
+    architecture: dict[str, int | FiniteNumber] = field(
+        default_factory=lambda: {"n_layer": 4, "n_head": 4, "n_embd": 128}
+    )
     """GPT-2's sizes from scratch, and if wanted its attn_pdrop, embd_pdrop and resid_pdrop."""
-    vocab_size: int = 1500
+    vocab_size: VocabularySize = 1500
     """Byte-pair tokens that are learned from the training captions, from scratch."""
     mapper: Literal["mlp", "transformer"] = "mlp"
     """What turns an embedding into a prefix: one hidden layer, or a transformer over learned positions (ClipCap)."""
-    prefix_length: int = 10
+    prefix_length: PositiveInteger = 10
     """Embeddings of the prefix."""
     frozen: bool = False
     """Train the mapper alone."""
@@ -65,9 +82,9 @@ class DecoderConfig:
 class CaptionEvalConfig:
     """Evaluation between epochs."""
 
-    every_epochs: int = 1
+    every_epochs: PositiveInteger = 1
     """Epochs between evaluations on the val split of the training modality, without noise."""
-    batch_size: int = 256
+    batch_size: PositiveInteger = 256
     """Captions of one forward pass in a process."""
 
 
@@ -77,9 +94,9 @@ class CaptionConfig:
 
     name: str = "caption"
     """Folder of the run under output; {hash} becomes eight characters of the config, for sweeps."""
-    output: str = "runs"
+    output: Location = "runs"
     """Folder of all runs."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of initialisation, shuffling and noise."""
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     """Which embeddings and captions are learned from."""
@@ -106,15 +123,10 @@ class CaptionConfig:
 def check_caption_config(config: CaptionConfig) -> None:
     """Raise ConfigError with the first key whose value cannot work."""
     c = config
+    check_types(config)
+    span = c.prepare.span_of
     rules: list[Rule] = [
         ("features.path", bool(c.features.path), "the folder of embeddings"),
-        ("features.fraction", 0 < c.features.fraction <= 1, "above 0 and at most 1"),
-        ("features.batch_size", c.features.batch_size >= 1, "at least 1"),
-        ("features.max_tokens", c.features.max_tokens >= 2, "at least 2"),
-        ("prepare.noise", c.prepare.noise >= 0, "0 or more"),
-        ("decoder.prefix_length", c.decoder.prefix_length >= 1, "at least 1"),
-        ("decoder.vocab_size", c.decoder.vocab_size >= 300, "at least 300: bytes are 256"),
-        ("eval.every_epochs", c.eval.every_epochs >= 1, "at least 1"),
-        ("eval.batch_size", c.eval.batch_size >= 1, "at least 1"),
+        ("prepare.span_of", span is None or span[0] != span[1], "two different modalities, or null"),
     ]
     refuse(config, rules)
