@@ -2,7 +2,6 @@
 
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -87,7 +86,6 @@ def _checked(address: str, allow_pipe: bool) -> str:
     return address
 
 
-@lru_cache(maxsize=8)
 def _expanded(path: str) -> tuple[str, ...]:
     found: list[str] = []
     for part in (part.strip() for part in path.split("::")):

@@ -17,9 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from gapless.data.images import BadSampleError, decode_image, image_format
+from gapless.data.manifest import SHARDS_FILE, UNFINISHED_FILE, file_sha256
 from gapless.data.pairs import PairSource
 from gapless.data.samples import BadSample
-from gapless.errors import DataError
+from gapless.data.stopping import ignore_signals, stop_flag
+from gapless.data.unfinished import only_writer, read_unfinished, write_unfinished
+from gapless.errors import ConfigError, DataError, StoppedError
+from gapless.run_folder import write_text, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +41,16 @@ class Encoded(NamedTuple):
 
 
 class _Encoder(Dataset[Encoded | BadSample]):
-    """Pairs decoded once, so that no broken image enters a shard, and resized if wanted."""
+    """Pairs from a position on, decoded once so that no broken image enters a shard, and resized if wanted."""
 
-    def __init__(self, source: PairSource, resize: int | None, max_pixels: int) -> None:
-        self.source, self.resize, self.max_pixels = source, resize, max_pixels
+    def __init__(self, source: PairSource, resize: int | None, max_pixels: int, start: int) -> None:
+        self.source, self.resize, self.max_pixels, self.start = source, resize, max_pixels, start
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source) - self.start
 
     def __getitem__(self, index: int) -> Encoded | BadSample:
+        index += self.start
         try:
             pair = self.source.load(index)
             captions = tuple(" ".join(caption.split()) for caption in pair.captions if caption.strip())
@@ -91,69 +96,116 @@ def prepare_shards(
     """Write a source as ``00000.tar`` ... (KEY.jpg and KEY.txt, one caption a line) and ``shards.json``.
 
     Images keep their bytes unless they are resized. A shard appears under its name only when it is whole, and
-    shards.json last.
+    shards.json last; until then the folder is marked as unfinished, and the same call continues what was interrupted.
 
     Args:
         source: the pairs.
-        output: folder, made if missing; must hold no shards.
-        resize: largest length of the shorter side; null keeps all sizes.
-        samples_per_shard: pairs of one file.
-        workers: decoding processes.
+        output: folder, made if missing; must hold no shards but those of the same call that was interrupted.
+        resize: largest length of the shorter side, at least 1; null keeps all sizes.
+        samples_per_shard: pairs of one file, at least 1.
+        workers: decoding processes, 0 for none.
         max_pixels: larger images are left out.
-        max_bad_fraction: more left-out samples than this share are an error, at the end.
+        max_bad_fraction: more left-out samples than this share, from 0 to 1, are an error.
 
     Raises:
-        DataError: the folder has shards already, or too many samples are bad.
+        ConfigError: an argument out of its range.
+        DataError: the folder has other shards, cannot be written, or too many samples are bad.
+        StoppedError: SIGTERM or SIGINT came.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    if any(output.glob("*.tar")):
-        raise DataError(f"--output: {output} already has .tar files, choose a new folder")
-    prepared = _write_all(_Encoder(source, resize, max_pixels), output, samples_per_shard, workers)
-    skipped = prepared.skipped
-    bad = sum(skipped.values())
-    if not prepared.shards or bad > max_bad_fraction * len(source):
+    for key, value, holds, wanted in (
+        ("resize", resize, resize is None or resize >= 1, "at least 1"),
+        ("samples_per_shard", samples_per_shard, samples_per_shard >= 1, "at least 1"),
+        ("workers", workers, workers >= 0, "0 or more"),
+        ("max_bad_fraction", max_bad_fraction, 0 <= max_bad_fraction <= 1, "between 0 and 1"),
+    ):
+        if not holds:
+            raise ConfigError(f"{key}: {value} does not work, it must be {wanted}")
+    settings = {"source": _identity(source), "resize": resize, "samples_per_shard": samples_per_shard,
+                "max_pixels": max_pixels}  # fmt: skip
+    with only_writer(output):
+        shards = read_unfinished(output, settings)
+        if shards:
+            logger.info("%s: continues after %d whole shards", output, len(shards))
+        try:
+            skipped = _write_all(source, output, settings, shards, workers, max_bad_fraction)
+        except BaseException:
+            if not shards:
+                (output / UNFINISHED_FILE).unlink(missing_ok=True)
+            raise
+        listed = [{k: v for k, v in shard.items() if k not in ("end", "skipped")} for shard in shards]
+        prepared = Prepared(listed, skipped)
+        tree = {"samples": prepared.samples, "skipped": prepared.skipped, "shards": prepared.shards}
+        write_text(output / SHARDS_FILE, json.dumps(tree, indent=2) + "\n")
+        (output / UNFINISHED_FILE).unlink()
+    return prepared
+
+
+def _identity(source: PairSource) -> str:
+    """What changes when the pairs do."""
+    digest = hashlib.sha256(source.stamp().encode("utf-8", "backslashreplace"))
+    for index in range(len(source)):
+        digest.update(repr((source.key(index), tuple(source.captions(index)))).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
+
+
+def _write_all(
+    source: PairSource,
+    output: Path,
+    settings: dict[str, Any],
+    shards: list[dict[str, Any]],
+    workers: int,
+    max_bad_fraction: float,
+) -> dict[str, int]:
+    """Write what is missing and add it to ``shards``; the left-out samples by reason."""
+    start, bad = (shards[-1]["end"], Counter[str](shards[-1]["skipped"])) if shards else (0, Counter[str]())
+    encoder = _Encoder(source, settings["resize"], settings["max_pixels"], start)
+    pending: list[Encoded] = []
+    write_unfinished(output, settings, shards)
+    with stop_flag() as stopped:
+        loader = DataLoader(encoder, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals)
+        for end, sample in enumerate(track(loader, "Writing shards", total=len(encoder)), start + 1):
+            if stopped.is_set():
+                said = f"stopped by a signal after {len(shards)} whole shards in {output}"
+                raise StoppedError(f"{said}; the same command continues")
+            if isinstance(sample, BadSample):
+                bad[sample.reason] += 1
+                _note_bad(sample, bad, len(source), max_bad_fraction)
+            else:
+                pending.append(sample)
+            if len(pending) == settings["samples_per_shard"] or (pending and end == len(source)):
+                written = _write(output, len(shards), pending)
+                shards.append(written | {"end": end, "skipped": dict(bad)})
+                write_unfinished(output, settings, shards)
+                pending = []
+    if not shards:
+        raise DataError(f"{len(source)} samples, and none of them can be used: {dict(bad)}")
+    return dict(bad)
+
+
+def _note_bad(sample: BadSample, bad: Counter[str], total: int, max_bad_fraction: float) -> None:
+    logger.warning("left out %s: %s", sample.key, sample.detail)
+    if bad.total() > max_bad_fraction * total:
         raise DataError(
-            f"{bad} of {len(source)} samples cannot be used ({prepared.skipped}), "
-            f"allowed is --max_bad_fraction={max_bad_fraction}"
+            f"{bad.total()} of {total} samples cannot be used ({dict(bad)}; the last: {sample.key}, {sample.detail}), "
+            f"allowed is max_bad_fraction={max_bad_fraction:g}; with a larger one the same command continues"
         )
-    tree = {"samples": prepared.samples, "skipped": prepared.skipped, "shards": prepared.shards}
-    (output / "shards.json").write_text(json.dumps(tree, indent=2) + "\n")
-    return prepared
-
-
-def _write_all(encoder: _Encoder, output: Path, samples_per_shard: int, workers: int) -> Prepared:
-    loader = DataLoader(encoder, batch_size=None, num_workers=workers)
-    prepared, skipped = Prepared(), Counter[str]()
-    shard: list[Encoded] = []
-    for sample in track(loader, "Writing shards", total=len(encoder)):
-        if isinstance(sample, BadSample):
-            skipped[sample.reason] += 1
-            logger.warning("left out %s: %s", sample.key, sample.detail)
-            continue
-        shard.append(sample)
-        if len(shard) == samples_per_shard:
-            prepared.shards.append(_write(output, len(prepared.shards), shard))
-            shard = []
-    if shard:
-        prepared.shards.append(_write(output, len(prepared.shards), shard))
-    prepared.skipped = dict(skipped)
-    return prepared
 
 
 def _write(output: Path, number: int, samples: list[Encoded]) -> dict[str, Any]:
     path = output / f"{number:05d}.tar"
-    temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as stream, wds.TarWriter(stream, encoder=False, mtime=0.0) as writer:
+    with (
+        write_whole(path) as temporary,
+        temporary.open("wb") as stream,
+        wds.TarWriter(stream, encoder=False, mtime=0.0) as writer,
+    ):
         for key, extension, image, captions in _named(samples, number):
             writer.write({"__key__": key, extension: image, "txt": "\n".join(captions).encode()})
-    temporary.replace(path)
-    data = path.read_bytes()
     return {
         "name": path.name,
         "samples": len(samples),
         "captions": sum(len(sample.captions) for sample in samples),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
     }
 
 
