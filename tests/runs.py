@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -78,17 +79,40 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
     return said.getvalue()
 
 
-def run_killed(path: Path, lines: int, *arguments: str) -> None:
-    """Run the command in a process of its own and kill it once a file has so many lines."""
+def run_killed(path: Path, lines: int, *arguments: str) -> list[psutil.Process]:
+    """Run the command in a process of its own and kill it once a file has so many lines.
+
+    Returns:
+        The processes that it had started.
+    """
     process = CONTEXT.Process(target=_enter, args=(list(arguments),))
     process.start()
     assert _wait_for(path, lines, process.is_alive), "the run ended before it was killed"
+    children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    return children
 
 
-def _enter(arguments: list[str]) -> None:
+def run_signalled(path: Path, lines: int, number: int, *arguments: str) -> int | None:
+    """Run the command in a process group of its own and signal the group once a file has so many lines.
+
+    Returns:
+        The exit code.
+    """
+    process = CONTEXT.Process(target=_enter, args=(list(arguments), True))
+    process.start()
+    assert _wait_for(path, lines, process.is_alive), "the run ended before it was signalled"
+    assert process.pid is not None
+    os.killpg(process.pid, number)
+    process.join(120)
+    return process.exitcode
+
+
+def _enter(arguments: list[str], alone: bool = False) -> None:
+    if alone:
+        os.setsid()
     # As in a process that a user starts: loader processes of a killed run notice that it is gone, and end.
     multiprocessing.set_start_method("fork", force=True)
     with (

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from jsonargparse import ArgumentParser
 from gapless import __version__
 from gapless.cli import caption, evaluate, geometry, reports, robustness
 from gapless.config import Config
-from gapless.errors import ConfigError, DataError, GaplessError, StoppedError
+from gapless.errors import ConfigError, DataError, GaplessError, StoppedError, lost_process
 from gapless.parsing import parse_arguments
+from gapless.signals import Ended, FirstSignal, ended_by_signals
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class Verb(NamedTuple):
     told: str
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Any], None]
+    continues: bool = False
+    """Whether the same command goes on from where a signal stopped it."""
 
 
 # --- train, doctor -----------------------------------------------------------------------------------------------
@@ -136,7 +140,7 @@ def _export(arguments: Any) -> None:
 
 
 VERBS = {
-    "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train),
+    "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train, True),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", _config_arguments, _doctor),
     "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", evaluate.add_arguments, evaluate.run),
     "gap": Verb("every measure of the gap between two sets of embeddings", geometry.add_gap, geometry.run_gap),
@@ -145,9 +149,9 @@ VERBS = {
     "simulate": Verb("the papers' simulations of how gaps arise", robustness.add_simulate, robustness.run_simulate),
     "caption embed": Verb("embed a data set for captioners", caption.add_embed, caption.run_embed),
     "caption convert": Verb("embeddings from pickles of other code", caption.add_convert, caption.run_convert),
-    "caption train": Verb("train a captioner on one modality", caption.add_train, caption.run_train),
+    "caption train": Verb("train a captioner on one modality", caption.add_train, caption.run_train, True),
     "caption eval": Verb("caption another modality, and score it", caption.add_eval, caption.run_eval),
-    "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare),
+    "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare, True),
     "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
     "sweep": Verb("run a sweep file of wandb without a server", reports.add_sweep, reports.run_sweep_file),
     "report": Verb("write a page, tables and figures of runs", reports.add_report, reports.run_report),
@@ -160,23 +164,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    try:
-        code = _dispatch(arguments)
-    except GaplessError as error:
-        code = error.exit_code
-        _report(error, debug)
-    except BrokenPipeError:
-        code = 0
-    except OSError as error:  # no permission, disk full ...
-        failure = DataError(f"{error.filename or 'file'}: {error.strerror or error}")
-        code = failure.exit_code
-        _report(failure, debug)
-    except KeyboardInterrupt:
-        code = 130
-    _leave_code(code)
-    if code in (0, 75):
-        _leave_group()
+    with ended_by_signals(to_the_end=argv is None) as ending:
+        code = _run(arguments, debug, ending)
+        _leave_code(code)
+        if code in (0, StoppedError.exit_code):
+            _leave_group()
     sys.exit(code)
+
+
+def _run(arguments: list[str], debug: bool, ending: FirstSignal) -> int:
+    """Run a verb; its exit code, after the one line of whatever went wrong."""
+    try:
+        return _dispatch(arguments)
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (Ended, Exception) as error:
+        failure = _failure(error, arguments, ending.received)
+        if failure is None:
+            raise
+        if isinstance(failure, int):
+            return failure
+        _report(failure, debug)
+        return failure.exit_code
+
+
+def _failure(error: BaseException, arguments: Sequence[str], received: int | None) -> GaplessError | int | None:
+    """What a user can do about an error, or the exit code where a signal ended the command; None for a bug."""
+    if isinstance(error, GaplessError):
+        return error
+    if received is not None:  # an error beside it comes of being interrupted
+        verb = _verb(arguments)
+        if verb is None or not VERBS[verb].continues:
+            return 128 + received
+        return StoppedError("stopped by a signal before the first step; the same command begins again")
+    if isinstance(error, OSError):  # no permission, disk full ...
+        return DataError(f"{error.filename or 'file'}: {error.strerror or error}")
+    return lost_process(error) if isinstance(error, RuntimeError) else None
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -186,12 +211,17 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"gapless {__version__}")
         return 0
-    name = next((n for n in (" ".join(arguments[:2]), arguments[0]) if n in VERBS), None)
+    name = _verb(arguments)
     if name is None:
         return _no_verb(arguments)
     _set_up_logging()
     VERBS[name].run(parse(name, arguments[len(name.split()) :]))
     return 0
+
+
+def _verb(arguments: Sequence[str]) -> str | None:
+    """The verb, of one word or two, that arguments begin with."""
+    return next((n for n in (" ".join(arguments[:2]), *arguments[:1]) if n in VERBS), None)
 
 
 def _no_verb(arguments: Sequence[str]) -> int:
@@ -219,7 +249,8 @@ def overview() -> str:
             *lines,
             "",
             "exit codes: 0 done, 2 bad arguments or configuration, 3 bad or missing data,",
-            "            4 loss or gradient not finite, 75 stopped by a signal and saved",
+            "            4 loss, gradient or features not finite, 5 a process of the run was lost,",
+            "            75 stopped by a signal, and the same command continues, 143 ended by SIGTERM",
             "--debug shows the traceback of an error",
         ]
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
 from gapless.config import DataConfig
 from gapless.data.addresses import expand_shards, is_streamed
@@ -18,6 +17,7 @@ from gapless.data.samples import Batch, Collate, PairDataset, SampleMaker, Token
 from gapless.data.sources import build_source
 from gapless.data.stream import ShardReader, StreamDataset
 from gapless.data.transforms import build_eval_transform, build_train_transform, image_size
+from gapless.data.workers import Loader
 from gapless.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -143,12 +143,7 @@ class MapEvalData:
 
 
 def _loader(dataset: Any, workers: int, **arguments: Any) -> Iterable[Batch]:
-    # With a generator of its own the loader leaves the global one alone, which a resumed run relies on.
-    generator = torch.Generator().manual_seed(0)
-    loader: Iterable[Batch] = DataLoader(
-        dataset, num_workers=workers, generator=generator, pin_memory=torch.cuda.is_available(), **arguments
-    )
-    return loader
+    return Loader(dataset, workers, pin_memory=torch.cuda.is_available(), **arguments)
 
 
 @dataclass

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import webdataset as wds
 from PIL import Image
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from gapless.data.images import BadSampleError, decode_image, image_format
 from gapless.data.manifest import SHARDS_FILE, UNFINISHED_FILE, file_sha256
 from gapless.data.pairs import PairSource
 from gapless.data.samples import BadSample
-from gapless.data.stopping import ignore_signals, stop_flag
 from gapless.data.unfinished import only_writer, read_unfinished, write_unfinished
+from gapless.data.workers import Loader
 from gapless.errors import ConfigError, DataError, StoppedError
 from gapless.run_folder import write_text, write_whole
+from gapless.signals import StopFlag
 
 logger = logging.getLogger(__name__)
 
@@ -161,10 +162,10 @@ def _write_all(
     encoder = _Encoder(source, settings["resize"], settings["max_pixels"], start)
     pending: list[Encoded] = []
     write_unfinished(output, settings, shards)
-    with stop_flag() as stopped:
-        loader = DataLoader(encoder, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals)
+    with StopFlag() as stop:
+        loader = Loader(encoder, workers, batch_size=None)
         for end, sample in enumerate(track(loader, "Writing shards", total=len(encoder)), start + 1):
-            if stopped.is_set():
+            if stop.is_set:
                 said = f"stopped by a signal after {len(shards)} whole shards in {output}"
                 raise StoppedError(f"{said}; the same command continues")
             if isinstance(sample, BadSample):

@@ -27,11 +27,11 @@ from gapless.decode.config import CaptionConfig, check_caption_config
 from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
+from gapless.signals import StopFlag
 from gapless.train.checkpoint import Checkpoints, Progress
 from gapless.train.gather import exchange
 from gapless.train.parts import Parts
 from gapless.train.runs import carry_out, prepare
-from gapless.train.signals import StopFlag
 from gapless.train.tracking import Tracker
 
 logger = logging.getLogger(__name__)

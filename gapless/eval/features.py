@@ -12,13 +12,14 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gapless.data import Place
 from gapless.data.images import BadSampleError
 from gapless.data.labelled import LabelledImages
 from gapless.data.loader import EvalData
 from gapless.data.samples import BadSample, Transform
+from gapless.data.workers import Loader
 from gapless.errors import DataError
 from gapless.models import Tokenizer
 
@@ -193,9 +194,7 @@ def embed_images(
     """
     place = Place(PartialState().process_index, PartialState().num_processes)
     mine = range(len(images))[place.chunk(len(images))]
-    loader = DataLoader(
-        _Decoding(images, transform), batch_size, sampler=mine, num_workers=workers, collate_fn=_collate
-    )
+    loader = Loader(_Decoding(images, transform), workers, batch_size=batch_size, sampler=mine, collate_fn=_collate)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[BadSample] = []
     with _evaluating(model) as device:

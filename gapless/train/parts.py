@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig
 from gapless.data.samples import BadSample
+from gapless.signals import StopFlag
 from gapless.train.checkpoint import Checkpoints, Progress
 from gapless.train.optim import WeightAverage
-from gapless.train.signals import StopFlag
 from gapless.train.tracking import Tracker
 
 

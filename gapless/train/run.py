@@ -20,12 +20,12 @@ from gapless.eval.run import PlanEvaluation
 from gapless.losses import PRESETS, Objective
 from gapless.models import ClipModel, Tokenizer, TwinModel, build_model, load_export, save_export
 from gapless.rules import check_config
+from gapless.signals import StopFlag
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint
 from gapless.train.gather import Processes
 from gapless.train.parts import Parts
 from gapless.train.runs import FREE_TO_CHANGE, carry_out, prepare
 from gapless.train.schedule import Schedule, scheduled
-from gapless.train.signals import StopFlag
 from gapless.train.step import ContrastiveStep
 from gapless.train.tracking import Tracker
 

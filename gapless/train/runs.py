@@ -15,11 +15,11 @@ from torch import nn
 
 from gapless.config import config_hash, flatten, load_tree
 from gapless.errors import ConfigError, DataError
+from gapless.signals import StopFlag
 from gapless.train.checkpoint import Progress, find_checkpoint, load_optimizer, load_progress
 from gapless.train.loop import averaged, fit
 from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.parts import Parts, RunConfig
-from gapless.train.signals import StopFlag
 from gapless.train.tracking import start_trackers
 
 logger = logging.getLogger(__name__)

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.data.server import serve
-from tests.runs import metrics, run, run_killed, terminated, tiny_config, write_config
+from tests.runs import metrics, run, run_killed, run_signalled, terminated, tiny_config, write_config
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,22 @@ def test_stopped_in_an_evaluation_a_run_begins_with_it_again(tmp_path, shards, s
     assert len(metrics(stopped)) == 7
     run("train", "--config", str(path))
     assert metrics(stopped) == metrics(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_spares_the_loaders_until_all_is_saved(tmp_path, number):
+    path, stopped = config(tmp_path, data__workers=2, train__epochs=60, checkpoint__every_steps=None)
+    # Schedulers signal every process; before the first step, there is nothing to save but the command continues.
+    for file, lines in ((stopped / "config.yaml", 1), (stopped / "metrics.jsonl", 4)):
+        assert run_signalled(file, lines, number, "train", "--config", str(path)) == 75
+    assert json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"] >= 3
+
+
+def test_loaders_of_a_killed_run_end(tmp_path):
+    path, folder = config(tmp_path, data__workers=2, train__epochs=60)
+    loaders = run_killed(folder / "metrics.jsonl", 3, "train", "--config", str(path))
+    assert len(loaders) >= 2
+    assert not psutil.wait_procs(loaders, timeout=30)[1]
 
 
 def test_two_processes_train_as_one(tmp_path):
