@@ -1,25 +1,27 @@
 """Embedding files, read and checked: .npy, .npz and .safetensors, and what a run keeps."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gapless.errors import DataError
+from gapless.geometry.arrays import StoredArray, check_memory, find_arrays
 
-ARRAYS = (".npy", ".npz", ".safetensors")
+CHUNK = 2**22
+"""Numbers that are normalised at a time, in float64."""
+SIDES = ("image", "text")
 
 
 def load_embeddings(path: Path, name: str = "", rows: int | None = None, seed: int = 0) -> tuple[Tensor, bool]:
     """Read an (N, D) matrix.
 
     Args:
-        path: .npy (read where it lies, so that it may be larger than memory), .npz or .safetensors; any number type.
+        path: .npy (read where it lies, so that it may be larger than memory), .npz or .safetensors; floats of any
+            width and length, or integers of more than 8 bits.
         name: of the array in a file of several, image or text.
         rows: take only so many, a random choice in their order that is the same for files of equal length.
         seed: of the choice.
@@ -28,59 +30,66 @@ def load_embeddings(path: Path, name: str = "", rows: int | None = None, seed: i
         unit-norm (N, D) float32, and whether the rows had to be normalised.
 
     Raises:
-        DataError: not a matrix, empty, not finite, or with a row of zeros; the message names the file.
+        DataError: not a matrix, empty, not finite, with a row of zeros, or in 8 bits, where packed bits cannot be told
+            from quantised values; the message names the file.
     """
-    array = _read(path, name)
-    shape = getattr(array, "shape", None)
-    if shape is None or len(shape) != 2 or array.dtype.kind not in "fiu":
-        raise DataError(f"{path} must be one matrix (N, D) of numbers, it is {shape or 'an archive of arrays'}")
-    if 0 in shape:
-        raise DataError(f"{path} is empty, its shape is {shape}")
-    if rows is not None and rows < len(array):
-        chosen = torch.randperm(len(array), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-        array = array[chosen.numpy()]
-    need, free = 4 * array.shape[0] * array.shape[1], psutil.virtual_memory().available
-    if need > free:
-        told = f"{need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
-        raise DataError(f"{path} needs {told}; --rows takes a part of it")
-    features = torch.from_numpy(np.array(array, dtype=np.float32))
-    broken = (~features.isfinite().all(dim=1)).nonzero().flatten()
-    if len(broken):
-        raise DataError(f"{path} has NaN or infinity in {len(broken)} rows, the first is row {int(broken[0])}")
-    norms = features.norm(dim=1)
-    zero = (norms == 0).nonzero().flatten()
-    if len(zero):
+    stored = _chosen(path, find_arrays(path), name)
+    if len(stored.shape) != 2 or stored.dtype.kind not in "fiu":
+        raise DataError(f"{path} must be one matrix (N, D) of numbers, it is {stored.shape} of {stored.dtype}")
+    if 0 in stored.shape:
+        raise DataError(f"{path} is empty, its shape is {stored.shape}")
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize == 1:
+        bits = "x" if stored.dtype.kind == "u" else "(x.astype(int) + 128).astype('uint8')"
         raise DataError(
-            f"{path} has {len(zero)} rows of zeros, the first is row {int(zero[0])}; they have no direction"
+            f"{path} holds 8-bit integers ({stored.dtype}): packed bits or quantised values are no coordinates. "
+            f"Give the embeddings as floats; signs from packed bits are numpy.unpackbits({bits}, axis=1) * 2.0 - 1"
         )
-    return F.normalize(features, dim=1), bool(((norms - 1).abs() > 1e-3).any())
+    chosen = None
+    if rows is not None and rows < stored.shape[0]:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(stored.shape[0], generator=generator)[:rows].sort().values.numpy()
+    items = (stored.shape[0] if chosen is None else len(chosen)) * stored.shape[1]
+    check_memory(path, items, np.dtype(np.float32), "; rows takes a part of it")
+    return _unit_rows(path, stored, chosen)
 
 
-def _read(path: Path, name: str) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "np") as file:
-                return file.get_tensor(_chosen(path, list(file.keys()), name))
-        # allow_pickle stays off: an embedding file is an array and never code.
-        found = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-        return found[_chosen(path, list(found.files), name)] if isinstance(found, np.lib.npyio.NpzFile) else found
-    except FileNotFoundError:
-        raise DataError(f"{path} is not there") from None
-    except (OSError, ValueError, EOFError, SafetensorError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        kind = path.suffix if path.suffix in ARRAYS else " or ".join(ARRAYS)
-        raise DataError(f"{path} is not a {kind} file of numbers ({error})") from None
+def _unit_rows(path: Path, stored: StoredArray, chosen: Any) -> tuple[Tensor, bool]:
+    """The rows at length 1, in float32, and whether any had another length."""
+    array = stored.read(chosen)
+    features, changed = torch.empty(array.shape), False
+    broken: list[int] = []
+    zero: list[int] = []
+    step = max(1, CHUNK // array.shape[1])
+    for start in range(0, len(array), step):
+        part = torch.from_numpy(np.array(array[start : start + step], dtype=np.float64))
+        broken += [start + i for i in (~part.isfinite().all(dim=1)).nonzero().flatten().tolist()]
+        # By its largest number first: squares of numbers beyond 1e154 or below 1e-162 are infinite or zero.
+        largest = part.abs().amax(dim=1, keepdim=True)
+        zero += [start + i for i in (largest == 0).flatten().nonzero().flatten().tolist()]
+        part /= largest
+        norms = part.norm(dim=1, keepdim=True)
+        features[start : start + step] = part / norms
+        changed |= bool(((norms * largest - 1).abs() > 1e-3).any())
+    if broken:
+        raise DataError(f"{path} has NaN or infinity in {len(broken)} rows, the first is row {broken[0]}")
+    if zero:
+        raise DataError(f"{path} has {len(zero)} rows of zeros, the first is row {zero[0]}; they have no direction")
+    return features, changed
 
 
-def _chosen(path: Path, names: list[str], wanted: str) -> str:
-    """The array meant: that of the name, or the only one."""
-    for name in (wanted, f"{wanted}s", f"{wanted}_features", f"{wanted}_embeddings"):
-        if name in names:
-            return name
-    if len(names) == 1:
-        return names[0]
-    raise DataError(f"{path} has the arrays {', '.join(names)}, and none is called {wanted}")
+def _names_of(side: str) -> tuple[str, ...]:
+    return side, f"{side}s", f"{side}_features", f"{side}_embeddings"
+
+
+def _chosen(path: Path, arrays: dict[str, StoredArray], wanted: str) -> StoredArray:
+    """The array meant: that of the name, or the only one unless it is the other side's."""
+    for name in _names_of(wanted):
+        if name in arrays:
+            return arrays[name]
+    others = [name for side in SIDES if wanted in SIDES and side != wanted for name in _names_of(side)]
+    if len(arrays) == 1 and not set(arrays) & set(others):
+        return next(iter(arrays.values()))
+    raise DataError(f"{path} has the arrays {', '.join(arrays) or 'of no name'}, and none is called {wanted}")
 
 
 def load_sides(images: Path, texts: Path, rows: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor, list[str]]:
@@ -90,10 +99,14 @@ def load_sides(images: Path, texts: Path, rows: int | None = None, seed: int = 0
         unit-norm features of both, and the files whose rows had to be normalised.
 
     Raises:
-        DataError: as :func:`load_embeddings`, different dimensions, or fewer than 5 rows.
+        DataError: as :func:`load_embeddings`, one matrix for both sides, different dimensions, or fewer than 5 rows.
     """
+    if images.resolve() == texts.resolve() and len(find_arrays(images)) == 1:
+        raise DataError(
+            f"{images} has one matrix, which would be both images and texts; name its arrays image and text"
+        )
     (x, x_changed), (y, y_changed) = (
-        load_embeddings(path, name, rows, seed) for path, name in ((images, "image"), (texts, "text"))
+        load_embeddings(path, name, rows, seed) for path, name in zip((images, texts), SIDES, strict=True)
     )
     if x.shape[1] != y.shape[1]:
         raise DataError(f"{images} has {x.shape[1]} dimensions, {texts} has {y.shape[1]}: they share no space")
@@ -121,16 +134,22 @@ def load_labels(path: Path, queries: int, candidates: int) -> Tensor:
     Raises:
         DataError: no integers, another number of them, or one that is no row of the candidates.
     """
-    array = _read(path, "labels")
-    if getattr(array, "shape", None) != (queries,) or array.dtype.kind not in "iu":
+    stored = _chosen(path, find_arrays(path), "labels")
+    if stored.shape != (queries,) or stored.dtype.kind not in "iu":
         raise DataError(f"{path} must be {queries} integers, one for each query")
-    labels = torch.from_numpy(np.array(array, dtype=np.int64))
+    labels = torch.from_numpy(stored.read().astype(np.int64))
     wrong = ((labels < 0) | (labels >= candidates)).nonzero().flatten()
     if len(wrong):
         raise DataError(
             f"{path}: label {int(labels[wrong[0]])} of row {int(wrong[0])} is none of {candidates} candidates"
         )
     return labels
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """The embeddings that a run kept, by epoch; files of other names beside them are none."""
+    found = ((path.stem.removeprefix("epoch_"), path) for path in (run / "embeddings").glob("epoch_*.safetensors"))
+    return dict(sorted((int(epoch), path) for epoch, path in found if re.fullmatch("[0-9]{1,9}", epoch)))
 
 
 def kept_embeddings(source: Path) -> Path:
@@ -141,7 +160,7 @@ def kept_embeddings(source: Path) -> Path:
     """
     if not source.is_dir():
         return source
-    found = sorted((source / "embeddings").glob("epoch_*.safetensors"))
+    found = kept_epochs(source)
     if not found:
         raise DataError(f"{source} kept no embeddings (eval.keep_embeddings); give files as --images and --texts")
-    return found[-1]
+    return found[max(found)]

@@ -10,6 +10,7 @@ import yaml
 
 from gapless.config import flatten
 from gapless.errors import DataError
+from gapless.geometry.files import kept_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ def load_run(folder: Path) -> RunRecord:
             logger.warning("%s: %s", folder, notes[-1])
     if not rows:
         raise DataError(f"{path} has no metrics yet; the first are written before the first step")
-    embeddings = {int(p.stem.removeprefix("epoch_")): p for p in sorted((folder / "embeddings").glob("epoch_*"))}
-    return RunRecord(folder.resolve().name, folder, _config(folder), rows, embeddings, notes)
+    return RunRecord(folder.resolve().name, folder, _config(folder), rows, kept_epochs(folder), notes)
 
 
 def _row(line: str) -> Row:

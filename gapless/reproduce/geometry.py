@@ -18,7 +18,7 @@ from torch import Tensor
 from gapless.config import config_file, load_config, with_changes
 from gapless.errors import DataError
 from gapless.geometry import close_gap, effective_dimension, gap_statistics, quantisation_robustness, robustness
-from gapless.geometry.files import kept_embeddings, load_pair
+from gapless.geometry.files import kept_embeddings, kept_epochs, load_pair
 from gapless.geometry.robustness import FAMILIES, Robustness, quantise
 from gapless.geometry.simulate import SIMULATIONS, Simulated
 from gapless.geometry.statistics import Definition
@@ -111,12 +111,11 @@ def _spread(mean: float, deviation: float) -> str:
 
 def _dimensions(run: Path) -> list[Table]:
     """Figure 3: effective dimensions of the model at its start and at its end."""
-    files = sorted((run / "embeddings").glob("epoch_*.safetensors"))
     rows = []
-    for path in files:
+    for epoch, path in kept_epochs(run).items():
         x, y, _ = load_pair(path, path)
         numbers = (effective_dimension(x), effective_dimension(y), x.shape[1])
-        rows.append([Cell(f"after epoch {int(path.stem[6:])}"), *(Cell(str(n)) for n in numbers)])
+        rows.append([Cell(f"after epoch {epoch}"), *(Cell(str(n)) for n in numbers)])
     rows.append([Cell("paper: CLIP at initialisation"), *(Cell(str(n)) for n in (25, 230, 512))])
     return [Table("Figure 3: effective dimensions (99 %)", ["", "images", "texts", "of"], rows)]
 

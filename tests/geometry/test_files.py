@@ -2,9 +2,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
 
 from gapless.errors import DataError
-from gapless.geometry.files import load_embeddings, load_pair
+from gapless.geometry.files import kept_embeddings, kept_epochs, load_embeddings, load_labels, load_pair, load_sides
 
 
 def saved(tmp_path, array, name="a.npy"):
@@ -51,21 +53,106 @@ def test_missing_and_broken_files(tmp_path):
 
 
 def test_shapes_must_match(tmp_path):
-    a, b, c = (saved(tmp_path, np.eye(n)[:, :6] + 1, f"{n}.npy") for n in (6, 7, 6))
+    a, b = (saved(tmp_path, np.eye(n)[:, :6] + 1, f"{n}.npy") for n in (6, 7))
     with pytest.raises(DataError, match=r"6.npy is \(6, 6\) and .*7.npy is \(7, 6\)"):
         load_pair(a, b)
     with pytest.raises(DataError, match="they share no space"):
         load_pair(a, saved(tmp_path, np.eye(6)[:, :5] + 1, "d.npy"))
-    assert load_pair(a, c)[0].shape == (6, 6)
+    assert load_pair(a, saved(tmp_path, np.eye(6) + 1, "e.npy"))[0].shape == (6, 6)
 
 
-def test_a_file_larger_than_memory_gives_a_part_or_one_line(tmp_path):
-    rows = psutil.virtual_memory().total // 4 // 64 + 1
-    huge = np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.float32, (rows, 64))  # sparse: no disk is used
+@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e-13, 1.0, 1e20, 1e300])
+def test_rows_of_any_length_get_length_one(tmp_path, scale):
+    rows = np.random.default_rng(0).normal(size=(7, 5))
+    dtype = np.float64 if scale in (1e-300, 1e300) else np.float32
+    scaled = rows.astype(np.float32).astype(np.float64) * scale
+    features, changed = load_embeddings(saved(tmp_path, scaled.astype(dtype)))
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(features.numpy(), expected, atol=1e-4 if scale == 1e-40 else 1e-6)
+    assert changed
+
+
+def test_rows_are_named_across_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("gapless.geometry.files.CHUNK", 6)
+    rows = np.ones((7, 3))
+    rows[[4, 6]] = 0
+    with pytest.raises(DataError, match="2 rows of zeros, the first is row 4"):
+        load_embeddings(saved(tmp_path, rows))
+    rows[5], rows[6, 1] = np.nan, np.inf
+    with pytest.raises(DataError, match="infinity in 2 rows, the first is row 5"):
+        load_embeddings(saved(tmp_path, rows))
+    rows[4:] = [[1, 2, 2], [2, 0, 0], [0, 3, 4]]
+    np.testing.assert_allclose(
+        load_embeddings(saved(tmp_path, rows))[0][4:], [[1 / 3, 2 / 3, 2 / 3], [1, 0, 0], [0, 0.6, 0.8]]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_eight_bits_are_packed_or_quantised_and_refused(tmp_path, dtype):
+    with pytest.raises(DataError, match=r"8-bit integers \(u?int8\).*floats.*unpackbits"):
+        load_embeddings(saved(tmp_path, np.ones((6, 8), dtype)))
+
+
+def test_the_way_that_the_refusal_names_gives_the_signs(tmp_path):
+    rows = np.random.default_rng(1).normal(size=(6, 16))
+    packed = np.packbits(rows > 0, axis=1)
+    for given in (packed, (packed.astype(int) - 128).astype(np.int8)):
+        with pytest.raises(DataError, match="packed bits are numpy") as error:
+            load_embeddings(saved(tmp_path, given))
+        recipe = str(error.value).partition("packed bits are ")[2]
+        signs = eval(recipe, {"numpy": np, "x": given})
+        np.testing.assert_array_equal(signs, np.sign(rows))
+
+
+def test_one_matrix_is_not_both_sides(tmp_path):
+    one = saved(tmp_path, np.random.default_rng(0).normal(size=(8, 4)))
+    with pytest.raises(DataError, match="a.npy has one matrix, which would be both"):
+        load_sides(one, one)
+    (tmp_path / "link.npy").symlink_to(one)
+    with pytest.raises(DataError, match="one matrix"):
+        load_sides(one, tmp_path / "link.npy")
+    save_arrays({"image": np.eye(6)}, tmp_path / "i.safetensors")
+    with pytest.raises(DataError, match="has the arrays image, and none is called text"):
+        load_sides(one, tmp_path / "i.safetensors")
+    np.savez(tmp_path / "both.npz", images=np.eye(6), text_features=np.eye(6)[::-1])
+    x, y, _ = load_sides(tmp_path / "both.npz", tmp_path / "both.npz")
+    assert (x[0, 0], y[0, 5]) == (1, 1)
+
+
+def test_half_precision_and_other_layouts_are_read(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    save_file({"a": torch.from_numpy(rows).bfloat16()}, tmp_path / "bf.safetensors")
+    expected = torch.nn.functional.normalize(torch.from_numpy(rows).bfloat16().float(), dim=1)
+    torch.testing.assert_close(load_embeddings(tmp_path / "bf.safetensors")[0], expected)
+    for array in (np.asfortranarray(rows), rows.astype(">f4"), (rows * 1000).astype(np.int16)):
+        features, _ = load_embeddings(saved(tmp_path, array))
+        np.testing.assert_allclose(features, rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-2)
+
+
+def test_labels_of_any_integers(tmp_path):
+    assert load_labels(saved(tmp_path, np.array([1, 0, 2], np.uint8)), 3, 3).tolist() == [1, 0, 2]
+    for wrong in ([1, 0], [0, 1, 3], [0, -1, 0], [0.0, 1.0, 2.0]):
+        with pytest.raises(DataError, match="a.npy"):
+            load_labels(saved(tmp_path, np.array(wrong)), 3, 3)
+
+
+def test_the_last_epoch_is_the_largest_number(tmp_path):
+    (tmp_path / "embeddings").mkdir()
+    for name in ("00002", "100000", "abc", "00003_old", "", "-1"):
+        (tmp_path / "embeddings" / f"epoch_{name}.safetensors").touch()
+    assert list(kept_epochs(tmp_path)) == [2, 100000]
+    assert kept_embeddings(tmp_path).name == "epoch_100000.safetensors"
+
+
+def test_a_file_larger_than_memory_gives_a_part_or_one_line(tmp_path, monkeypatch):
+    free = psutil.virtual_memory()._replace(available=2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    rows = 2**20 // 4 // 64 + 1
+    huge = np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.float32, (rows, 64))
     chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:50]
     huge[chosen.numpy()] = 2.0
     huge.flush()
-    with pytest.raises(DataError, match="GiB of memory, .* are free; --rows takes a part"):
+    with pytest.raises(DataError, match="GiB of memory, .* are free; rows takes a part"):
         load_embeddings(tmp_path / "huge.npy")
     features, changed = load_embeddings(tmp_path / "huge.npy", rows=50)
     assert features.shape == (50, 64)
