@@ -49,7 +49,10 @@ class BadSampleError(Exception):
 
 def printable(path: Path | str) -> str:
     r"""A file's name as text that can be printed and encoded: bytes that are no UTF-8 become ``\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold
+        return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def read_picture(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 Everything is read from disk as it lies there; nothing is downloaded unless asked for.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from gapless.data.benchmark import place_of, read_benchmark, shard_paths, shards_prompts
 from gapless.data.emoji import all_emoji, emoji_classes
-from gapless.data.images import IMAGE_EXTENSIONS, BadSampleError, decode_image, read_picture
+from gapless.data.folders import look_through, tell_left_out
+from gapless.data.images import IMAGE_EXTENSIONS, BadSampleError, decode_image, printable, read_picture
 from gapless.data.pairs import stamp_of_files
 from gapless.data.prompts import DEFAULT_TEMPLATES, fill_templates
 from gapless.data.shards import ShardSource
@@ -20,6 +22,8 @@ from gapless.errors import ConfigError, DataError
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit."""
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+"""Names of folders that hold a split and are no class."""
 PAPER_SETS = ("cifar10", "cifar100", "imagenet1k", "dtd", "caltech101")
 """The contrastive-gap paper's five."""
 
@@ -89,7 +93,7 @@ class ImageFiles:
         return len(self.paths)
 
     def key(self, index: int) -> str:
-        return self.paths[index].stem
+        return printable(self.paths[index].stem)
 
     def load(self, index: int) -> tuple[Tensor, int]:
         return decode_image(read_picture(self.paths[index]), MAX_PIXELS)[0], self.labels[index]
@@ -107,19 +111,20 @@ def _emoji_set(name: str, split: str) -> LabelledSet:
 
 def _image_folder(folder: Path, split: str) -> LabelledSet:
     root = folder / split if (folder / split).is_dir() else folder
-    names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+    if root == folder and (
+        ("train" in names and len(SPLITS.intersection(names)) > 1) or SPLITS.issuperset(names or ["none"])
+    ):
+        raise DataError(f"split: {printable(folder)} has the splits {', '.join(names)}, not {split!r}")
     if not names:
-        raise DataError(f"--root: looked for a folder for each class in {root}, there is none")
-    found = [
-        (p, k)
-        for k, n in enumerate(names)
-        for p in sorted((root / n).rglob("*"))
-        if p.suffix[1:].lower() in IMAGE_EXTENSIONS
-    ]
-    if not found:
-        raise DataError(f"--root: no images ({', '.join(IMAGE_EXTENSIONS)}) below {root}")
-    paths, labels = zip(*found, strict=True)
-    spoken = [name.replace("_", " ") for name in names]
+        raise DataError(f"root: looked for a folder for each class in {printable(root)}, there is none")
+    found = [look_through(root / name) for name in names]
+    tell_left_out(root, sum((files.left_out + Counter(".txt" for _ in files.texts) for files in found), Counter()))
+    paths = [path for files in found for path in files.images]
+    if not paths:
+        raise DataError(f"root: no images ({', '.join(IMAGE_EXTENSIONS)}) below {printable(root)}")
+    labels = [label for label, files in enumerate(found) for _ in files.images]
+    spoken = [printable(name).replace("_", " ") for name in names]
     return LabelledSet("imagefolder", ImageFiles(paths, labels), spoken, fill_templates(spoken, DEFAULT_TEMPLATES))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from gapless.data.files import split_captions
 from gapless.data.images import IMAGE_EXTENSIONS
 from gapless.data.tar import Damage, TarMember
+from gapless.data.texts import UnreadableTextError, decode_text, split_captions
 
 IMAGE_ORDER = tuple(dict.fromkeys(("jpg", "png", "jpeg", "webp", *IMAGE_EXTENSIONS)))
 """Of several pictures the first of these is taken, as open_clip does."""
@@ -81,7 +81,10 @@ def captions_of(ending: str, content: bytes, json_caption: str) -> tuple[str, ..
         content: of the member.
         json_caption: the key, ``caption`` in what img2dataset writes.
     """
-    text = content.decode("utf-8", errors="replace")
+    try:
+        text, _ = decode_text(content)
+    except UnreadableTextError:
+        return ()
     if ending == "txt":
         return split_captions(text)
     try:

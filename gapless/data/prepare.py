@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from gapless.data.images import BadSampleError, decode_image, image_format
 from gapless.data.manifest import SHARDS_FILE, UNFINISHED_FILE, file_sha256
 from gapless.data.pairs import PairSource
-from gapless.data.samples import BadSample
+from gapless.data.samples import BadSample, spoken
 from gapless.data.unfinished import only_writer, read_unfinished, write_unfinished
 from gapless.data.workers import Loader
 from gapless.errors import ConfigError, DataError, StoppedError
@@ -54,7 +54,7 @@ class _Encoder(Dataset[Encoded | BadSample]):
         index += self.start
         try:
             pair = self.source.load(index)
-            captions = tuple(" ".join(caption.split()) for caption in pair.captions if caption.strip())
+            captions = tuple(" ".join(caption.split()) for caption in spoken(pair.captions))
             if not captions:
                 raise BadSampleError("no_caption")
             decoded, _ = decode_image(pair.image, self.max_pixels)

@@ -64,15 +64,24 @@ class Batch(NamedTuple):
 
 
 def pick_caption(pair: Pair, rule: str, seed: str) -> str:
-    """The caption that a rule (first, random, index:K) picks; raises BadSampleError if it is missing or empty."""
-    captions = pair.captions
-    if rule == "random":
-        position = random.Random(seed).randrange(len(captions)) if captions else 0
+    """The caption that a rule picks: the first or a random one that is not blank, or the K-th of all (index:K).
+
+    Raises:
+        BadSampleError: it is missing or blank.
+    """
+    if rule in ("first", "random"):
+        captions: Sequence[str] = spoken(pair.captions)
+        position = random.Random(seed).randrange(len(captions)) if rule == "random" and captions else 0
     else:
-        position = 0 if rule == "first" else int(rule.partition(":")[2])
+        captions, position = pair.captions, int(rule.partition(":")[2])
     if position >= len(captions) or not captions[position].strip():
-        raise BadSampleError("no_caption", f"caption {position} of {len(captions)} is missing or empty")
+        raise BadSampleError("no_caption", f"caption {position} of {len(pair.captions)} is missing or empty")
     return captions[position]
+
+
+def spoken(captions: Sequence[str]) -> list[str]:
+    """The captions that are not blank."""
+    return [caption for caption in captions if caption.strip()]
 
 
 def fingerprint(content: bytes) -> int:

@@ -24,7 +24,7 @@ from gapless.run_folder import write_text
 logger = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".index.json"
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def load_winoground(examples: Path, images: Path) -> list[Selection]:
         DataError: a file that is missing or of another format.
     """
     try:
-        rows = [json.loads(line) for line in examples.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in examples.read_text(encoding="utf-8").split("\n") if line.strip()]
         return [
             Selection(
                 tuple(images / f"{row[key]}.png" for key in ("image_0", "image_1")),

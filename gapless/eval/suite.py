@@ -15,6 +15,7 @@ from torch import Tensor
 from gapless.data import PairSource
 from gapless.data.images import decode_image
 from gapless.data.labelled import MAX_PIXELS, ImageFiles, LabelledImages, LabelledSet
+from gapless.data.samples import spoken
 from gapless.data.tokens import CaptionTokenizer
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
@@ -134,7 +135,7 @@ class Suite:
             source: the pairs.
             captions: all, or first.
         """
-        texts_of = {i: [c for c in source.captions(i) if c.strip()] for i in range(len(source))}
+        texts_of = {i: spoken(source.captions(i)) for i in range(len(source))}
         usable = [i for i, texts in texts_of.items() if texts]
         if not usable:
             raise DataError(f"{name}: no image has a caption")

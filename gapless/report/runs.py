@@ -61,7 +61,7 @@ def load_run(folder: Path) -> RunRecord:
     """
     path = folder / "metrics.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise DataError(f"{folder} is no run: {path.name} cannot be read ({error.strerror})") from None
     rows, notes = [], []
