@@ -143,7 +143,8 @@ class ModelConfig:
     name: Location = "ViT-B-32-quickgelu"
     """open_clip model name, 'local-dir:FOLDER', 'hf-hub:ORG/REPO', or 'custom' with architecture."""
     pretrained: Location | None = None
-    """open_clip pretrained tag or weights file; null starts from scratch (or from the folder's weights)."""
+    """open_clip pretrained tag or weights file (safetensors, torch.save, OpenAI's); null starts from scratch, or from
+    the folder's weights. none starts from scratch without the base weights of a text tower of transformers, too."""
     architecture: dict[str, Any] | None = None
     """open_clip model_cfg (embed_dim, vision_cfg, text_cfg, quick_gelu) when name is custom."""
     embed_dim: PositiveInteger | None = None

@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from gapless.cli.evaluate import PRETRAINED
 from gapless.config import DataConfig
 from gapless.errors import ConfigError
 
@@ -28,7 +29,12 @@ def needs_extra() -> None:
 def add_embed(parser: ArgumentParser) -> None:
     """What ``gapless caption embed`` takes."""
     parser.add_argument("model", type=str, help="A run, an export folder, or an open_clip model name.")
-    parser.add_argument("--pretrained", type=str, default=None, help="Tag or weights file of an open_clip model.")
+    parser.add_argument(
+        "--pretrained",
+        type=str,
+        default=None,
+        help=PRETRAINED,
+    )
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--splits", type=list[str], default=["train", "val", "test"], help="That are embedded.")
     parser.add_argument("--precision", type=str, default="fp32", help="Of the forward passes: fp32 or bf16.")
@@ -120,12 +126,17 @@ def run_eval(arguments: Any) -> None:
 
     from gapless.decode import load_captioner
     from gapless.decode.evaluate import CaptionPlan, check_plan, save_captions, score_captions, write_captions
+    from gapless.models import check_model
     from gapless.report import Cell, Table
 
     if PartialState().num_processes > 1:  # one captions thousands of images a minute
         raise ConfigError("gapless caption eval runs in a single process: call it without launch.sh")
     plan = CaptionPlan(**{k: v for k, v in vars(arguments).items() if k in CaptionPlan.__dataclass_fields__})
     check_plan(plan)
+    if plan.clip:
+        check_model(plan.clip, plan.clip_pretrained)  # before everything is captioned
+    elif plan.clip_pretrained:
+        raise ConfigError("--clip_pretrained: it belongs to a model, name that with --clip")
     captioner = load_captioner(arguments.captioner)
     captions = write_captions(captioner, plan)
     scores, tokenizer = score_captions(captions, plan)

@@ -10,6 +10,7 @@ from rich.console import Console
 from gapless.config import EvalPlan
 from gapless.errors import ConfigError
 
+PRETRAINED = "Tag or weights file of an open_clip model; none for random weights."
 HEADLINES = {
     "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall", "centroid_distance"),
     "zeroshot_retrieval": ("image_retrieval_recall@1", "text_retrieval_recall@1", "image_retrieval_recall@5"),
@@ -24,7 +25,12 @@ HEADLINES = {
 def add_arguments(parser: ArgumentParser) -> None:
     """What ``gapless eval`` takes."""
     parser.add_argument("model", nargs="?", default=None, help="A run, an export folder, or an open_clip model name.")
-    parser.add_argument("--pretrained", type=str, default=None, help="Tag or weights file of an open_clip model.")
+    parser.add_argument(
+        "--pretrained",
+        type=str,
+        default=None,
+        help=PRETRAINED,
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
     parser.add_class_arguments(EvalPlan, None)
     parser.add_argument("--output", type=Path, default=None, help="Folder of results; RUN/results, or results.")
@@ -41,7 +47,7 @@ def run(arguments: Any) -> None:
     from accelerate import PartialState
 
     from gapless.eval.run import evaluate, evaluate_between, save_all
-    from gapless.models import load_model
+    from gapless.models import check_model, load_model
 
     if arguments.compare:
         _compare(arguments.compare)
@@ -53,6 +59,7 @@ def run(arguments: Any) -> None:
     folder = Path(arguments.model)
     output = arguments.output or (folder / "results" if folder.is_dir() else Path("results"))
     if arguments.interpolate:
+        check_model(arguments.model)
         base = load_model(arguments.interpolate, arguments.pretrained)
         found = evaluate_between(base, load_model(arguments.model), _numbers(arguments.alphas), plan)
         for results in found.values():
@@ -64,7 +71,7 @@ def run(arguments: Any) -> None:
     results = evaluate(loaded, plan, None if arguments.no_cache else output.parent / "features", folder)
     save_all(results, output)
     if PartialState().is_main_process:
-        _print(results, loaded.name)
+        _print(results, loaded.title)
         print(f"{len(results)} results in {output}")
 
 

@@ -47,7 +47,7 @@ class CaptionPlan:
     clip: str | None = None
     """Run, export or open_clip model of the space, for CLIPScore; null leaves it out."""
     clip_pretrained: str | None = None
-    """Tag or weights file of an open_clip model."""
+    """Tag or weights file of an open_clip model; none for random weights."""
 
 
 def check_plan(plan: CaptionPlan) -> None:

@@ -3,7 +3,8 @@
 from gapless.models.build import build_model
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import load_export, save_export
-from gapless.models.load import LoadedModel, load_model
+from gapless.models.load import LoadedModel, check_model, load_model
+from gapless.models.locking import freeze_unreached, synchronise_batch_norms, trained_batch_norms
 from gapless.models.twin import TwinModel
 
 __all__ = [
@@ -12,7 +13,11 @@ __all__ = [
     "Tokenizer",
     "TwinModel",
     "build_model",
+    "check_model",
+    "freeze_unreached",
     "load_export",
     "load_model",
     "save_export",
+    "synchronise_batch_norms",
+    "trained_batch_norms",
 ]

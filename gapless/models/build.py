@@ -1,23 +1,39 @@
 """Models from a configuration, through open_clip: by name, from a folder, or from an architecture in the YAML."""
 
-import json
-import tempfile
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from gapless.config import ModelConfig
-from gapless.errors import ConfigError, DataError
+from gapless.errors import ConfigError, DataError, GaplessError
+from gapless.models.architecture import (
+    KEY,
+    build_tokenizer,
+    check_architecture,
+    create_clip,
+    known_name,
+    with_own_tower,
+)
 from gapless.models.clip import ClipModel, Tokenizer
-from gapless.models.export import CONFIG, load_export
-from gapless.models.twin import make_twin
+from gapless.models.export import load_export
+from gapless.models.fit import PIXELS, load_file_into, preprocess_of, refuse_activation
+from gapless.models.locking import lock_towers
+from gapless.models.twin import TwinModel, make_twin
+from gapless.models.weights import QUICK_GELU, kind_of, line
+
+logger = logging.getLogger(__name__)
 
 SECOND_SEED = 1_000_003
 """What the seed of a twin's second tower lies above that of its first."""
+NO_WEIGHTS = "none"
+"""Value of ``pretrained`` that asks for random weights."""
+LOCAL = "local-dir:"
 
 
 def build_model(
@@ -32,8 +48,8 @@ def build_model(
         checkpoint: folder of a checkpoint whose architecture and weights replace those of the configuration.
 
     Raises:
-        ConfigError: an unknown name or tag, an architecture that open_clip refuses, mismatched activations.
-        DataError: weights that cannot be downloaded or read.
+        ConfigError: an unknown name or tag, an architecture that cannot work, mismatched activations.
+        DataError: weights or a tokenizer that are missing, damaged, or not those of the model.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -41,7 +57,7 @@ def build_model(
             model, tokenizer = load_export(checkpoint)
         else:
             model, tokenizer = _build_new(config, initial_bias)
-            if config.is_twin:
+            if config.is_twin and not isinstance(model, TwinModel):
                 torch.manual_seed(seed + SECOND_SEED)
                 other = model if config.towers == "image-text" else _build_new(config, initial_bias)[0]
                 model = make_twin(model, other, config.towers, config.shared_tower)
@@ -50,86 +66,171 @@ def build_model(
 
 
 def _build_new(config: ModelConfig, initial_bias: float | None) -> tuple[ClipModel, Tokenizer]:
-    """The model that a configuration names, as open_clip makes it."""
-    if config.architecture is None:
-        _check_name(config)
-        return _create(config.name, config, initial_bias)
-    with tempfile.TemporaryDirectory() as folder:
-        tree = {"model_cfg": config.architecture, "preprocess_cfg": {}}
-        (Path(folder) / CONFIG).write_text(json.dumps(tree))
-        return _create(f"local-dir:{folder}", config, initial_bias)
-
-
-def _check_name(config: ModelConfig) -> None:
-    """Refuse what open_clip would only warn of, or would report at length, before anything is downloaded."""
-    if ":" in config.name:
-        if config.pretrained:
-            raise ConfigError(f"model.pretrained: {config.name} brings its own weights, leave pretrained null")
-        return
-    architecture = open_clip.get_model_config(config.name)
-    if architecture is None:
-        raise ConfigError(f"model.name: open_clip has no model {config.name!r}; open_clip.list_models() names them all")
-    if not config.pretrained or Path(config.pretrained).is_file():
-        return
-    tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if not tag:
-        tags = open_clip.list_pretrained_tags_by_model(config.name)
-        raise ConfigError(
-            f"model.pretrained: {config.pretrained!r} is neither a file nor a tag of {config.name} ({', '.join(tags)})"
-        )
-    if tag.get("quick_gelu", False) != architecture.get("quick_gelu", False):
-        other = f"{config.name}-quickgelu" if tag.get("quick_gelu") else config.name.removesuffix("-quickgelu")
-        raise ConfigError(f"model.name: {config.pretrained} weights were trained with another activation, use {other}")
-
-
-def _create(name: str, config: ModelConfig, initial_bias: float | None) -> tuple[ClipModel, Tokenizer]:
-    """The open_clip model with its weights, before projections and temperature are changed."""
+    """The model that a configuration names, with its weights, before projections and temperature are changed."""
     overrides: dict[str, Any] = {} if initial_bias is None else {"init_logit_bias": initial_bias}
-    if config.embed_dim and not _has_weights(name, config):
+    if config.embed_dim and not _has_weights(config):
         overrides["embed_dim"] = config.embed_dim
+    if config.architecture is not None:
+        return _from_architecture(config.architecture, config, overrides)
+    if ":" not in config.name:
+        return _from_name(known_name(config.name), config, overrides)
+    if config.pretrained:
+        raise ConfigError(f"model.pretrained: {config.name} brings its own weights, leave pretrained null")
+    if config.name.startswith(LOCAL):
+        return _from_folder(Path(config.name.removeprefix(LOCAL)), config, overrides)
+    return _from_open_clip(config.name, None, config, overrides)
+
+
+def _from_architecture(
+    architecture: Mapping[str, Any], config: ModelConfig, overrides: Mapping[str, Any]
+) -> tuple[ClipModel, Tokenizer]:
+    """A model of one's own, with the weights of a file if one is named."""
+    check_architecture(architecture)
+    architecture = with_own_tower(architecture)
+    weights = named_weights(config)
+    if weights is not None:
+        kind_of(Path(weights))  # before anything is built
+    tokenizer = build_tokenizer(architecture, "the architecture")
+    with _one_line(KEY, ConfigError, "open_clip cannot build it"):
+        clip = create_clip(architecture, None, config.is_twin, weights is None, **overrides)
+        model = ClipModel(clip, {**architecture, **overrides}, open_clip.get_model_preprocess_cfg(clip))
+        _try_out(model, tokenizer)
+    if weights is not None:
+        _load_file(model, Path(weights), "custom")
+    return model, tokenizer
+
+
+def _from_name(name: str, config: ModelConfig, overrides: Mapping[str, Any]) -> tuple[ClipModel, Tokenizer]:
+    """One of open_clip's models: with published weights, with those of a file, or from scratch."""
+    architecture = open_clip.get_model_config(name)
+    weights = named_weights(config)
+    tag = check_weights(name, weights)
+    tokenizer = build_tokenizer(architecture, name)
+    if tag:
+        return _from_open_clip(name, weights, config, overrides, tokenizer)
+    with _one_line("model.name", DataError, f"{name} cannot be built"):
+        base_weights = weights is None and config.pretrained != NO_WEIGHTS
+        clip = create_clip(architecture, None, config.is_twin, base_weights, **overrides)
+    model = ClipModel(clip, {**architecture, **overrides}, open_clip.get_model_preprocess_cfg(clip))
+    if weights is not None:
+        _load_file(model, Path(weights), name)
+    return model, tokenizer
+
+
+def named_weights(config: ModelConfig) -> str | None:
+    """The tag or file that a configuration names."""
+    return None if config.pretrained in (None, "", NO_WEIGHTS) else config.pretrained
+
+
+def check_weights(name: str, weights: str | None) -> bool:
+    """Whether the weights that are named for one of open_clip's models are a tag; nothing is downloaded.
+
+    Raises:
+        ConfigError: neither a tag nor a file, or weights of another activation.
+        DataError: a file that is none of weights.
+    """
+    tag = open_clip.get_pretrained_cfg(name, weights) if weights else None
+    if tag:
+        if tag.get(QUICK_GELU, False) != open_clip.get_model_config(name).get(QUICK_GELU, False):
+            refuse_activation(f"{weights} weights", tag.get(QUICK_GELU, False), name)
+        return True
+    if weights and Path(weights).exists():
+        kind_of(Path(weights))
+    elif weights:
+        raise ConfigError(f"model.pretrained: {weights!r} is neither a file nor a tag of {name} ({tags_of(name)})")
+    return False
+
+
+def tags_of(name: str) -> str:
+    """The tags of a model's published weights, the first few of them."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    more = f" and {len(tags) - 4} more" if len(tags) > 4 else ""
+    return f"{', '.join(tags[:4])}{more}" if tags else "it has none"
+
+
+def _load_file(model: ClipModel, path: Path, name: str) -> None:
+    """Load a file, and take over how its weights want their pixels."""
+    weights = load_file_into(model.clip, path, model.model_config, name)
+    pixels = {k: v for k, v in weights.preprocess.items() if k in PIXELS} or preprocess_of(name)
+    if not pixels:
+        logger.info("%s does not say how pixels are normalised: OpenAI's mean and deviation are used", path)
+    model.set_preprocess({**model.preprocess, **pixels})
+
+
+def _from_folder(folder: Path, config: ModelConfig, overrides: Mapping[str, Any]) -> tuple[ClipModel, Tokenizer]:
+    model, tokenizer = load_export(folder, config.is_twin, **overrides)
+    if isinstance(model, TwinModel):
+        shared = model.clip.text is model.clip.visual
+        if (model.towers, shared) != (config.towers, config.shared_tower):
+            raise ConfigError(
+                f"model.towers: {folder} holds two bare towers, train it with towers={model.towers} "
+                f"and shared_tower={str(shared).lower()}"
+            )
+    return model, tokenizer
+
+
+def _from_open_clip(
+    name: str, tag: str | None, config: ModelConfig, overrides: Mapping[str, Any], tokenizer: Tokenizer | None = None
+) -> tuple[ClipModel, Tokenizer]:
+    """With weights that open_clip finds or downloads: of a tag, or of a repository."""
     try:
-        clip = open_clip.create_model(name, config.pretrained, force_custom_text=config.is_twin, **overrides)
-        tokenizer = open_clip.get_tokenizer(name)
         architecture = open_clip.get_model_config(name)
-    except FileNotFoundError as error:
-        raise DataError(f"model.name: {error}") from None
-    except (TypeError, KeyError, ValueError) as error:
-        key = "architecture" if config.architecture else "name"
-        raise ConfigError(f"model.{key}: open_clip cannot build it ({type(error).__name__}: {_line(error)})") from None
-    except (RuntimeError, OSError, SafetensorError) as error:
+        tokenizer = tokenizer or open_clip.get_tokenizer(name)
+        clip = open_clip.create_model(name, tag, force_custom_text=config.is_twin, require_pretrained=True, **overrides)
+    except Exception as error:  # of the hub's client, of downloads, and of open_clip itself
         raise DataError(
-            f"model.pretrained: weights {config.pretrained or ''} of {config.name} cannot be loaded ({_line(error)}); "
+            f"model.pretrained: weights {tag or ''} of {name} cannot be loaded ({line(error)}); "
             "without a network give a weights file as model.pretrained or a folder as model.name=local-dir:FOLDER"
         ) from None
-    if initial_bias is not None and "init_logit_bias" not in architecture:
-        nn.init.constant_(clip.logit_bias, initial_bias)  # open_clip fills in 0 where weights bring no bias
+    if "init_logit_bias" in overrides and "init_logit_bias" not in architecture:
+        nn.init.constant_(clip.logit_bias, overrides["init_logit_bias"])  # open_clip fills in 0
     return ClipModel(clip, architecture | overrides, open_clip.get_model_preprocess_cfg(clip)), tokenizer
 
 
-def _line(error: Exception) -> str:
-    """The first words of an error that may be long."""
-    return " ".join(str(error).split())[:160]
+@contextmanager
+def _one_line(key: str, kind: type[GaplessError], told: str) -> Iterator[None]:
+    """Whatever open_clip, timm or transformers raises, as one line."""
+    try:
+        yield
+    except GaplessError:
+        raise
+    except Exception as error:  # assertions, divisions by zero, missing keys: each tower has its own
+        raise kind(f"{key}: {told} ({type(error).__name__}: {line(error)})") from None
 
 
-def _has_weights(name: str, config: ModelConfig) -> bool:
-    if config.architecture is not None:
-        return False
-    return config.pretrained is not None or ":" in name
+@torch.no_grad()
+def _try_out(model: ClipModel, tokenizer: Tokenizer) -> None:
+    """Run an architecture of the user's once, so that what does not fit is found before data are loaded."""
+    own = getattr(model.clip, "vocab_size", None) or getattr(getattr(model.clip, "text", None), "vocab_size", 0)
+    words = getattr(tokenizer, "vocab_size", None) or len(getattr(tokenizer, "tokenizer", ()))
+    if own and words > own:
+        raise ConfigError(f"{KEY}.text_cfg.vocab_size: {own} does not work, the tokenizer has {words} tokens")
+    size = model.preprocess["size"]
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    model.eval()
+    longest = "a photo of a dog " * model.context_length
+    output = model(torch.zeros(1, 3, height, width, dtype=torch.uint8), tokenizer([longest]))
+    image, text = output["image_features"].shape[1], output["text_features"].shape[1]
+    if image != text:
+        raise ConfigError(f"{KEY}: its towers have {image} and {text} dimensions, they must have as many")
+    model.train()
+
+
+def _has_weights(config: ModelConfig) -> bool:
+    return named_weights(config) is not None or ":" in config.name
 
 
 def _prepare(model: ClipModel, config: ModelConfig, new: bool) -> None:
     """Lock towers, replace projections, set the temperature; the last two only where no checkpoint has them."""
-    if config.lock_image:
-        model.clip.lock_image_tower(unlocked_groups=config.lock_image_unlocked_groups)
-    if config.lock_text:
-        model.clip.lock_text_tower(unlocked_layers=config.lock_text_unlocked_groups)
-    if config.embed_dim and _has_weights(config.name, config):
+    lock_towers(model, config)
+    if config.embed_dim and _has_weights(config):
         reset_projections(model, config.embed_dim if new else None)
     if isinstance(config.temperature, float | int) and new:
         model.set_temperature(config.temperature)
     model.clip.logit_scale.requires_grad_(config.learnable_temperature)
     if config.grad_checkpointing:
         model.clip.set_grad_checkpointing()
+    model.train()
 
 
 def reset_projections(model: ClipModel, embed_dim: int | None) -> None:

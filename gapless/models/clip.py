@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Captions to int64 (N, context length)."""
 SCALARS = ("logit_scale", "logit_bias")
 MAX_LOG_SCALE = 4.605170185988092
 """log 100, where CLIP clamps its learnable logit_scale."""
+CONTEXT_LENGTH = 77
+"""Tokens of a caption where an architecture does not say."""
 
 
 class ClipModel(nn.Module):
@@ -38,10 +42,22 @@ class ClipModel(nn.Module):
         super().__init__()
         self.clip = clip
         self.model_config = dict(model_config)
-        self.preprocess = dict(preprocess)
         self.trims_captions = reads_out_at_end(clip)
+        self.context_length = int(self.model_config.get("text_cfg", {}).get("context_length", CONTEXT_LENGTH))
+        self.set_preprocess(preprocess)
+
+    def set_preprocess(self, preprocess: Mapping[str, Any]) -> None:
+        """Take another preprocess_cfg, which must suit the weights."""
+        self.preprocess = dict(preprocess)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but a locked tower's batch normalisation keeps its statistics in training, too."""
+        super().train(mode)
+        for norm in locked_batch_norms(self.clip):
+            norm.eval()
+        return self
 
     def forward(self, images: Tensor | None = None, tokens: Tensor | None = None) -> dict[str, Tensor]:
         """Features of images, of texts or of both, and the temperature.
@@ -67,7 +83,7 @@ class ClipModel(nn.Module):
         """A blank row where there is none: every process must take part in every backward pass."""
         if len(rows):
             return rows
-        return rows.new_zeros(1, *(rows.shape[1:] if rows.ndim == 4 else (self.clip.context_length,)))
+        return rows.new_zeros(1, *(rows.shape[1:] if rows.ndim == 4 else (self.context_length,)))
 
     def export_config(self) -> dict[str, Any]:
         """What open_clip_config.json says of the model."""
@@ -83,12 +99,12 @@ class ClipModel(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to unit-norm (N, D) float32."""
-        return F.normalize(self.clip.visual(self.pixels(images)).float(), dim=-1)
+        return F.normalize(pooled(self.clip.visual(self.pixels(images))).float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """int64 (N, L) to unit-norm (N, D) float32; L below the context length if ``trims_captions``."""
         features = _encode_short_text(self.clip, tokens) if self.trims_captions else self.clip.encode_text(tokens)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(pooled(features).float(), dim=-1)
 
     def reshape_scalars(self) -> None:
         """Give logit_scale and logit_bias one dimension: FSDP2 shards no scalars. Exports have scalars again."""
@@ -141,6 +157,19 @@ def reads_out_at_end(clip: nn.Module) -> bool:
     if not isinstance(text, TextTransformer):
         return False
     return text.attn_mask is not None and text.cls_emb is None and text.pool_type == "argmax" and not text.output_tokens
+
+
+def locked_batch_norms(clip: nn.Module) -> Iterator[nn.Module]:
+    """Batch normalisations whose weights are not trained."""
+    for module in clip.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            yield module
+
+
+def pooled(features: Any) -> Tensor:
+    """The feature of a tower that gives its tokens, too (CoCa)."""
+    feature: Tensor = features[0] if isinstance(features, tuple) else features
+    return feature
 
 
 def _encode_short_text(clip: Any, tokens: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ Axis letters: N pairs, D dimensions.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
@@ -15,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gapless.models.clip import ClipModel
+from gapless.models.architecture import create_clip
+from gapless.models.clip import ClipModel, pooled
 
 TWIN = "twin_cfg"
 """Key of open_clip_config.json that tells a twin from what open_clip loads."""
@@ -101,7 +101,7 @@ class TwinModel(ClipModel):
         return F.normalize((features - self.clip.shift) @ self.clip.rotation.T, dim=-1)
 
     def _encode(self, tower: nn.Module, inputs: Tensor) -> Tensor:
-        return F.normalize(tower(self.pixels(inputs) if inputs.ndim == 4 else inputs).float(), dim=-1)
+        return F.normalize(pooled(tower(self.pixels(inputs) if inputs.ndim == 4 else inputs)).float(), dim=-1)
 
     def remove_gap(self, first: Tensor, second: Tensor, how: Literal["procrustes", "translate"]) -> None:
         """Fix the buffers so that the second side lies where the first does.
@@ -132,19 +132,29 @@ def make_twin(one: ClipModel, other: ClipModel, towers: str, shared: bool) -> Tw
     return TwinModel(twin, one.model_config, one.preprocess, towers)
 
 
-def load_twin(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> TwinModel:
+def load_twin(
+    architecture: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+) -> TwinModel:
     """The twin that an export folder describes.
+
+    Args:
+        architecture: its model_cfg.
+        preprocess: its preprocess_cfg.
+        config: its twin_cfg.
+        weights: state dict of the twin.
 
     Raises:
         RuntimeError: weights that do not fit.
         KeyError: a config that lacks a key.
     """
-    name = f"local-dir:{folder}"
 
-    def architecture() -> ClipModel:
-        clip = open_clip.create_model(name, load_weights=False, force_custom_text=True)
-        return ClipModel(clip, open_clip.get_model_config(name), open_clip.get_model_preprocess_cfg(clip))
+    def one() -> ClipModel:
+        clip = create_clip(architecture, preprocess, custom_text=True, base_weights=False)
+        return ClipModel(clip, architecture, open_clip.get_model_preprocess_cfg(clip))
 
-    model = make_twin(architecture(), architecture(), config["towers"], config["shared"])
+    model = make_twin(one(), one(), config["towers"], config["shared"])
     model.clip.load_state_dict(weights)
     return model

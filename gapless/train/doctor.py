@@ -17,7 +17,7 @@ from gapless.errors import DataError, GaplessError
 from gapless.eval import build_pair_evaluation
 from gapless.models import ClipModel, Tokenizer, build_model
 from gapless.rules import check_config
-from gapless.train.run import build_objective
+from gapless.train.run import build_objective, make_trainable
 from gapless.train.runs import run_folder
 
 
@@ -46,7 +46,9 @@ def examine(config: Config) -> list[Check]:
     note("objective", lambda: _objective(config))
     note("devices", lambda: _devices(accelerator))
     try:
-        model, tokenizer = build_model(config.model, config.seed, build_objective(config).initial_bias)
+        objective = build_objective(config)
+        model, tokenizer = build_model(config.model, config.seed, objective.initial_bias)
+        make_trainable(model, objective, config, accelerator)
     except GaplessError as error:
         checks.append(Check("model", str(error), error))
         note("training data", lambda: _pairs(config, "train"))

@@ -18,7 +18,17 @@ from gapless.errors import ConfigError, DataError
 from gapless.eval import PairEvaluation, build_pair_evaluation, embed_pairs, save_pairs
 from gapless.eval.run import PlanEvaluation
 from gapless.losses import PRESETS, Objective
-from gapless.models import ClipModel, Tokenizer, TwinModel, build_model, load_export, save_export
+from gapless.models import (
+    ClipModel,
+    Tokenizer,
+    TwinModel,
+    build_model,
+    freeze_unreached,
+    load_export,
+    save_export,
+    synchronise_batch_norms,
+    trained_batch_norms,
+)
 from gapless.rules import check_config
 from gapless.signals import StopFlag
 from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint
@@ -76,7 +86,7 @@ def build_parts(
     place = Place(accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads weights
         model, tokenizer = build_model(config.model, config.seed, objective.initial_bias, checkpoint)
-    _freeze_unused(model, objective)
+    make_trainable(model, objective, config, accelerator)
     tokenize = CaptionTokenizer(tokenizer, trim=model.trims_captions)
     with accelerator.main_process_first():  # one process indexes shards
         data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place, config.model.towers)
@@ -162,6 +172,38 @@ def _further_evaluations(config: Config, tokenizer: Tokenizer, accelerator: Acce
         max_bad_fraction=config.data.max_bad_fraction,
     )
     return [PlanEvaluation(tokenizer, plan)]
+
+
+def make_trainable(model: ClipModel, objective: Objective, config: Config, accelerator: Accelerator) -> None:
+    """Freeze what no gradient reaches, and see to batch normalisation.
+
+    Raises:
+        ConfigError: nothing is left to learn, or batch statistics would depend on how a batch is divided.
+    """
+    freeze_unreached(model)
+    _freeze_unused(model, objective)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(
+            "model.lock_image, model.lock_text: nothing is left to learn, both towers are locked and the temperature "
+            "is fixed or in no term; unlock a tower or some of its groups"
+        )
+    norms, micro = trained_batch_norms(model.clip), config.train.micro_batch_size
+    if not norms:
+        return
+    world = accelerator.num_processes
+    if micro is not None and micro < -(-config.data.batch_size // world):
+        raise ConfigError(
+            f"train.micro_batch_size: {micro} does not work with batch normalisation ({norms[0]}), whose statistics "
+            "would be those of a part of the batch; set it to null or lock the tower"
+        )
+    if world > 1 and accelerator.device.type == "cpu":
+        raise ConfigError(
+            f"model.name: batch normalisation ({norms[0]}) takes its statistics from each process's part of the batch, "
+            f"and torch synchronises them on GPUs only; train in one process instead of {world}, or lock the tower"
+        )
+    if world > 1:
+        synchronise_batch_norms(model)
+        logger.info("batch normalisation is synchronised over %d processes", world)
 
 
 def _freeze_unused(model: ClipModel, objective: Objective) -> None:

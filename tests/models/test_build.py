@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from gapless.config import ModelConfig
 from gapless.errors import ConfigError, DataError
-from gapless.models import build_model, load_export, save_export
+from gapless.models import build_model, check_model, load_export, load_model, save_export
 from gapless.models.clip import MAX_LOG_SCALE
 from tests.runs import TINY
 
@@ -151,21 +151,77 @@ def test_a_bias_for_siglip(export):
     assert "logit_bias" not in build_model(tiny())[0](images, tokenizer(captions))
 
 
-def test_weights_from_a_local_file(tmp_path):
-    source = open_clip.create_model("RN50", pretrained=None)
+@pytest.fixture
+def names(monkeypatch):
+    """Small models that open_clip knows by name, with published weights of either activation."""
+    known = {"Tiny-T-16": TINY, "Tiny-T-16-quickgelu": TINY | {"quick_gelu": True}}
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", known)
+    pixels = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bicubic", "resize_mode": "squash"}
+    tags = {"one": pixels | {"url": "a"}, "two": pixels | {"url": "b"}}
+    monkeypatch.setattr("open_clip.pretrained._PRETRAINED", {"Tiny-T-16": tags})
+
+
+@pytest.mark.parametrize("name", ["Tiny-T-16", "Tiny-T/16"])
+def test_weights_from_a_local_file(names, tmp_path, name):
+    source = open_clip.create_model("Tiny-T-16", pretrained=None)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    model, _ = build_model(ModelConfig(name="RN50", pretrained=str(tmp_path / "weights.safetensors")))
+    model, _ = build_model(ModelConfig(name=name, pretrained=str(tmp_path / "weights.safetensors")))
     assert torch.equal(model.clip.visual.conv1.weight, source.visual.conv1.weight)
+    # All published weights of that name want their pixels so.
+    assert model.preprocess["resize_mode"] == "squash"
+    torch.testing.assert_close(model.std.flatten(), torch.full((3,), 0.25))
+
+
+def test_a_file_of_the_other_activation_is_refused_as_the_tag_is(names, tmp_path):
+    source = open_clip.create_model("Tiny-T-16-quickgelu", pretrained=None)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors", {"quick_gelu": "true"})
+    for name, other in (("Tiny-T-16", True), ("Tiny-T-16-quickgelu", False)):
+        given = ModelConfig(name=name, pretrained=str(tmp_path / "weights.safetensors"))
+        if other:
+            with pytest.raises(ConfigError, match="another activation, use Tiny-T-16-quickgelu"):
+                build_model(given)
+        else:
+            build_model(given)
+
+
+def test_models_are_evaluated_with_the_weights_that_are_named(names, tmp_path, export, caplog):
+    torch.save(open_clip.create_model("Tiny-T-16", pretrained=None).state_dict(), tmp_path / "w.pt")
+    loaded = load_model("Tiny-T/16", str(tmp_path / "w.pt"))
+    assert loaded.pretrained == str(tmp_path / "w.pt")
+    assert loaded.title == "Tiny-T/16"
+    random = load_model("Tiny-T-16", "none")
+    assert random.pretrained == "random weights"
+    assert random.title == "Tiny-T-16 (random weights)"
+    assert "Tiny-T-16 has random weights" in caplog.text
+    for name, pretrained, message in (
+        ("Tiny-T-16", None, r"needs weights, a file or a tag \(one, two\); none stands for random weights"),
+        ("Tiny-T-16", "three", "neither a file nor a tag"),
+        ("Tiny-T-15", "one", "did you mean Tiny-T-16"),
+        (str(export[1]), "one", "brings its own weights"),
+        (str(export[1]), "none", "brings its own weights"),
+        ("hf-hub:a/b", "one", "brings its own weights"),
+        (str(tmp_path / "w.pt"), None, "is a file: name the model"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_model(name, pretrained)
+        with pytest.raises(ConfigError, match=message):
+            load_model(name, pretrained)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"name": "ViT-B-23"}, ConfigError, "open_clip has no model 'ViT-B-23'"),
+        ({"name": "ViT-B-23"}, ConfigError, "open_clip has no model 'ViT-B-23'; did you mean ViT-B-32"),
+        ({"name": "vit-l/14@336"}, ConfigError, "did you mean ViT-L-14-336"),
         ({"name": "ViT-B-32", "pretrained": "openal"}, ConfigError, "neither a file nor a tag of ViT-B-32"),
         ({"name": "ViT-B-32", "pretrained": "openai"}, ConfigError, "another activation, use ViT-B-32-quickgelu"),
         ({"name": "local-dir:/nowhere"}, DataError, "model.name: .*/nowhere"),
         ({"name": "local-dir:x", "pretrained": "openai"}, ConfigError, "brings its own weights"),
+        (
+            {"name": "custom", "architecture": TINY, "lock_image_unlocked_groups": 1},
+            ConfigError,
+            "says nothing while model.lock_image",
+        ),
         (
             {"name": "custom", "architecture": {"embed_dim": 4}},
             ConfigError,
@@ -198,5 +254,5 @@ def test_broken_exports(tmp_path):
         load_export(tmp_path)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"x")
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match="model.safetensors holds no weights that are known"):
         load_export(tmp_path)
