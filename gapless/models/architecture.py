@@ -131,7 +131,7 @@ def create_clip(
     with tempfile.TemporaryDirectory() as folder:
         tree = {"model_cfg": dict(architecture), "preprocess_cfg": dict(preprocess or {})}
         (Path(folder) / CONFIG).write_text(json.dumps(tree))
-        return open_clip.create_model(
+        clip = open_clip.create_model(
             f"local-dir:{folder}",
             load_weights=False,
             force_custom_text=custom_text,
@@ -139,6 +139,10 @@ def create_clip(
             pretrained_image=base_weights and bool(vision.get("timm_model_pretrained", False)),
             **overrides,
         )
+    decoder = getattr(clip, "text_decoder", None)
+    if decoder is not None:  # open_clip leaves a CoCa's as it found the memory, NaN included
+        nn.init.normal_(decoder.text_projection, std=decoder.text_projection.shape[0] ** -0.5)
+    return clip
 
 
 def build_tokenizer(architecture: Mapping[str, Any], name: str, folder: Path | None = None) -> Tokenizer:
