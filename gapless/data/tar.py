@@ -86,16 +86,17 @@ class _Cursor:
 
 
 def _walk(cursor: _Cursor, wanted: Callable[[str], bool]) -> Iterator[TarMember | Damage]:
-    damaged, after_end = -1, False
+    start, damaged, after_end = 0, -1, False
     zeros, extended, whole = 0, dict[str, str](), True
     while whole and len(block := cursor.read(BLOCK)) == BLOCK:
+        start = cursor.position - BLOCK
         if not any(block):
             zeros += BLOCK
             continue
         info = _header(block)
         if info is None:
             if damaged < 0:  # behind the end mark it is nobody's, unless members follow
-                damaged, after_end = cursor.position - BLOCK, zeros >= 2 * BLOCK
+                damaged, after_end = start, zeros >= 2 * BLOCK
             extended = {}
             continue
         if damaged >= 0:
@@ -114,7 +115,7 @@ def _walk(cursor: _Cursor, wanted: Callable[[str], bool]) -> Iterator[TarMember 
     if damaged >= 0 and not after_end:
         yield Damage(damaged, "a header is damaged")
     elif damaged < 0 and (not whole or zeros < BLOCK):
-        yield Damage(cursor.position, "the file ends early")
+        yield Damage(cursor.position if whole else start, "the file ends early")
     elif damaged < 0 and zeros > MAX_PADDING:
         yield Damage(cursor.position - zeros, f"nothing but zeros in the last {zeros} bytes")
 
