@@ -27,8 +27,11 @@ RULE = (
 def split_name(name: str) -> tuple[str, str]:
     """Key and ending of a member: ``a/b.c.jpg`` to ``a/b`` and ``c.jpg``, as webdataset does.
 
-    Both are empty for what is no part of a sample there: no ending, hidden files, its own notes.
+    Both are empty for what is no part of a sample there: no ending, hidden files, its own notes. Control characters
+    are escaped, since keys are printed.
     """
+    if not name.isprintable():
+        name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
     base, _, ending = name.rpartition("/")[2].partition(".")
     if not base or not ending or re.match(r"__[^/]*__($|/)", name):
         return "", ""

@@ -149,7 +149,7 @@ class ShardSource:
         self.paths, self.json_caption = [Path(p) for p in paths], json_caption
         records = local_records(self.paths, folders)
         fresh = sum(not p.with_name(p.name + INDEX_SUFFIX).exists() for p in self.paths)
-        shown = track(self.paths, "Indexing shards", disable=fresh < 10)
+        shown = track(self.paths, "Indexing shards") if fresh >= 10 else self.paths
         indexes = [read_index(p, records.get(p), json_caption) for p in shown]
         whole = [len(index.members) for index in indexes if not index.damage]
         typical = round(sum(whole) / len(whole)) if whole else 0

@@ -89,6 +89,7 @@ def test_json_without_a_caption(tmp_path, content):
 def test_keys_and_endings():
     assert split_name("a/b.c.JPG") == ("a/b", "c.jpg")
     assert split_name("./b.jpg") == ("b", "jpg")
+    assert split_name("a\n\x1b[2J.jpg") == ("a\\n\\x1b[2J", "jpg")
     for nothing in ("b", "a/b", ".b", "a/.b.jpg", "b.", "__x__/b.jpg"):
         assert split_name(nothing) == ("", "")
 

@@ -36,7 +36,7 @@ class Forward(io.RawIOBase):
         return True
 
     def read(self, size=-1):
-        return self.inner.read(min(size, 700))
+        return self.inner.read(min(size, 3000))
 
 
 def walk(data):
