@@ -378,7 +378,7 @@ Tree = TypeVar("Tree")
 @cache
 def parser_of(kind: Any) -> ArgumentParser:
     """What reads a dataclass from files (``--config``) and from arguments (``--a.b=value``)."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(kind, None)
     return parser

@@ -10,6 +10,19 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from gapless.arguments import NO_BREAK
 from gapless.errors import ConfigError
+from gapless.overlays import lay_over
+
+EXPECTED = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list such as [a, b]",
+    "tuple": "a list such as [a, b]",
+    "dict": "a mapping such as {key: value}",
+    "NoneType": "a mapping such as {key: value}",
+}
+"""Types of Python in words of a user."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -26,7 +39,7 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
     """
     given = [_as_named(a) if a.startswith("--") else a for a in arguments]
     with _told_in_a_line(parser):
-        return parser.instantiate(parser.parse_args(given))
+        return parser.instantiate(parser.parse_args(lay_over(parser, given)))
 
 
 def check_tree(parser: ArgumentParser, tree: dict[str, Any]) -> None:
@@ -43,8 +56,10 @@ def check_tree(parser: ArgumentParser, tree: dict[str, Any]) -> None:
 def _told_in_a_line(parser: ArgumentParser) -> Iterator[None]:
     try:
         yield
-    except SystemExit:  # --help and --print_config
+    except (SystemExit, ConfigError):  # --help and --print_config
         raise
+    except RecursionError:
+        raise ConfigError("a value is nested too deeply") from None
     except Exception as error:
         raise ConfigError(_one_line(str(error), [action.dest for action in parser._actions])) from error
 
@@ -57,34 +72,49 @@ def _as_named(option: str) -> str:
 def _one_line(message: str, keys: list[str]) -> str:
     """jsonargparse's message, of any length, as a line with the key and, for unknown keys, the nearest one."""
     flat = " ".join(message.split())
+    key = ".".join(dict.fromkeys(re.findall(r"Parser key \"([\w.]+)\"", message)))
     for pattern in (
         r"unrecognized arguments: --?([\w.]+)",
         r"does not accept option '([\w.]+)'",
         r"Key '([\w.]+)' is not expected",
         r"[Uu]nknown key '?([\w.]+)",
+        r"Option '([\w.]+)' is not accepted",
+        r"NestedArg\(key='([\w.]+)'",
     ):
         if match := re.search(pattern, flat):
             group = re.search(r"Group '([\w.]+)'", flat)
-            key = f"{group[1]}.{match[1]}" if group and not match[1].startswith(f"{group[1]}.") else match[1]
-            close = difflib.get_close_matches(key, keys, n=1)
-            return f"{key}: unknown key" + (f", did you mean {close[0]}?" if close else "")
-    key, reason = _reason(message)
-    return f"{key}: {reason}"[:300] if key else reason[:300]
+            above = group[1] if group else key
+            name = f"{above}.{match[1]}" if above and not match[1].startswith(f"{above}.") else match[1]
+            close = difflib.get_close_matches(name, keys, n=1)
+            return f"{name}: unknown key" + (f", did you mean {close[0]}?" if close else "")
+    return " ".join((f"{key}: {_reason(message)}" if key else flat).split())[:300]
 
 
-def _reason(message: str) -> tuple[str, str]:
-    """The key that jsonargparse names, and what is wrong with its value, in words of a user."""
-    found = re.match(r"Parser key \"([\w.]+)\"[^:]*:\n\s*(.*)", message, re.DOTALL)
-    key, text = (found[1], found[2]) if found else ("", message)
-    given = re.search(r"Given value: (.*)", text, re.DOTALL)
-    value = given[1] if given else None
-    kinds = re.search(r"Subtypes: \[(.*)\]", text)
-    or_null = ", or null" if kinds and "NoneType" in kinds[1] else ""
-    if own := re.findall(r"Not of type \w+: (.*)", text):
-        reason = " ".join(own[0].replace(NO_BREAK, " ").split())
-        return key, reason + (or_null if "it must be" in reason else "")
-    if words := re.search(r"Literal\[(.*?)\]", text):
-        got = value or re.sub(r".*Got value: ", "", text, flags=re.DOTALL)
-        return key, f"{' '.join(got.split())} is not one of {words[1].replace(chr(39), '')}{or_null}"
-    text = f"{value} is none of {kinds[1]}" if kinds else text
-    return key, " ".join(re.sub(r"typing\.|<class '(\w+)'>", r"\1", text).split())
+def _reason(message: str) -> str:
+    """What is wrong with a value, and what it must be."""
+    given = re.search(r"(?:Given value|Got value): (.*)", message, re.DOTALL)
+    value = _short(given[1]) if given else "the value"
+    is_mapping = "Given value type: <class 'dict'>" in message
+    null = ", or null" if re.search(r"Subtypes: .*NoneType", message) else ""
+    if found := re.search(r"(Missing required|Unexpected) keys: {(.*?)}", message):
+        return f"{value} {'has no key' if found[1][0] == 'M' else 'has the unknown key'} {_unquoted(found[2])}"
+    own = re.search(r"Not of type \w+: (.*)", message)
+    words = re.search(r"Literal\[(.*?)\](?:\. Got value: (.*))?", message)
+    if words and (is_mapping or not own):
+        return f"{_short(words[2]) if words[2] else value} is not one of {_unquoted(words[1])}{null}"
+    if own:
+        reason = own[1].replace(NO_BREAK, " ")
+        return reason + (null if "it must be" in reason else "")
+    if expected := re.search(r"Expected a (?:<class '(\w+)'>|(tuple with \d+ elements))", message):
+        kind = EXPECTED.get(expected[1]) or (expected[2] or expected[1]).replace("tuple with", "a list of")
+        return f"{value} does not work, it must be {kind}{null}"
+    return re.sub(r"^Parser key \"[\w.]+\"[^:]*:", "", message)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 80 else f"{flat[:77]}..."
+
+
+def _unquoted(names: str) -> str:
+    return names.replace("'", "")

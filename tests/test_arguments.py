@@ -56,7 +56,7 @@ def test_ranges(name, works, fails, words):
 
 def test_numbers_that_a_file_holds(tmp_path):
     (tmp_path / "c.yaml").write_text("key: .inf\n")
-    with pytest.raises(ConfigError, match=r"^key: inf does not work, it must be a finite number$"):
+    with pytest.raises(ConfigError, match=r"^key: Infinity does not work, it must be a finite number$"):
         parsed(kinds.FiniteNumber, f"--config={tmp_path / 'c.yaml'}")
     (tmp_path / "c.yaml").write_text("key: 1e-5\n")
     assert parsed(kinds.FiniteNumber, f"--config={tmp_path / 'c.yaml'}") == 1e-5

@@ -65,7 +65,7 @@ def test_overlays_are_laid_over_each_other(tmp_path):
     (tmp_path / "b.yaml").write_text("loss: {terms: {uniform: 0.5}}\n")
     config = load_config(tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert config.seed == 1
-    assert build_objective(config).weights == {"clip": 1.0, "uniform": 0.5, "align": 1.0}
+    assert build_objective(config).weights == {"clip": 1.0, "uniform": 0.5, "align": 2.0}
 
 
 @pytest.mark.parametrize(

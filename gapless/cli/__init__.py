@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,9 +263,16 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     Raises:
         ConfigError: one line that names the key.
     """
-    parser = ArgumentParser(prog=f"gapless {verb}", description=f"{VERBS[verb].told}.", exit_on_error=False)
+    return parse_arguments(_parser_of(verb), arguments)
+
+
+@cache
+def _parser_of(verb: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=f"gapless {verb}", description=f"{VERBS[verb].told}.", exit_on_error=False, allow_abbrev=False
+    )
     VERBS[verb].add_arguments(parser)
-    return parse_arguments(parser, arguments)
+    return parser
 
 
 class _CurrentStderr(logging.Handler):

@@ -168,7 +168,7 @@ def config_of(command: Sequence[str]) -> Config:
     """
     if "train" not in command:
         raise ConfigError(f"command: {' '.join(command)} does not run gapless train")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Config, None)
