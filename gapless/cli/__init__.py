@@ -79,13 +79,14 @@ def _doctor(arguments: Any) -> None:
 
 def _prepare_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", type=str, help="emoji, coco, folder, csv or shards.")
-    parser.add_argument("--output", type=Path, required=True, help="New folder for the shards and shards.json.")
+    parser.add_argument("--output", type=Path, required=True, help="New folder for the shards, or one to continue.")
     parser.add_argument("--path", type=str, default=None, help="Root folder, csv file or shards of the source.")
     parser.add_argument("--split", type=str, default="train", help="train, val or test.")
     parser.add_argument("--karpathy", type=str, default=None, help="dataset_coco.json for Karpathy's split of COCO.")
     parser.add_argument("--csv_image", type=str, default="filepath", help="csv column of the image path.")
     parser.add_argument("--csv_caption", type=str, default="title", help="csv column of the caption.")
     parser.add_argument("--csv_separator", type=str, default=",", help="csv column separator.")
+    parser.add_argument("--json_caption", type=str, default="caption", help="Key of captions in .json of shards.")
     parser.add_argument("--all", action="store_true", help="Take every pair of a folder or csv, holding out none.")
     parser.add_argument("--resize", type=int, default=None, help="Largest length of the shorter side, in pixels.")
     parser.add_argument("--samples_per_shard", type=int, default=5000, help="Pairs of one file.")
@@ -107,6 +108,7 @@ def _prepare(arguments: Any) -> None:
         csv_image=arguments.csv_image,
         csv_caption=arguments.csv_caption,
         csv_separator=arguments.csv_separator,
+        json_caption=arguments.json_caption,
     )
     if arguments.source not in ("emoji", "coco", "folder", "csv", "shards"):
         raise ConfigError(f"SOURCE: {arguments.source!r} is not one of emoji, coco, folder, csv, shards")

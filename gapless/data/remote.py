@@ -27,6 +27,8 @@ LEAST = 2**16
 """Bytes that have to come within the time limit, unless the stream ends."""
 MAX_FILE = 2**27
 """Bytes of a file beside shards."""
+LATE = "(data.timeout)"
+"""End of what is said where nothing came in time."""
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Answers of a server that is asked again."""
 _OPENERS = (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
@@ -124,7 +126,7 @@ class _Waiting(io.RawIOBase):
         raise NotImplementedError
 
     def _late(self) -> TimeoutError:
-        return TimeoutError(f"less than {LEAST // 1024} KiB came from {self.name} in {self.timeout:g} s (data.timeout)")
+        return TimeoutError(f"less than {LEAST // 1024} KiB came from {self.name} in {self.timeout:g} s {LATE}")
 
 
 class _Download(_Waiting):
@@ -159,7 +161,7 @@ def _request(url: str, timeout: float) -> HTTPResponse:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)  # urllib wraps some errors in its own
             if isinstance(reason, TimeoutError):
-                raise TimeoutError(f"{url} did not answer in {timeout:g} s (data.timeout)") from None
+                raise TimeoutError(f"{url} did not answer in {timeout:g} s {LATE}") from None
             raise OSError(f"{url}: {reason}") from None
         time.sleep(pause)
         pause = min(2 * pause, 10)

@@ -7,7 +7,7 @@ from typing import cast, get_args
 import torch
 
 from gapless.config import DataConfig
-from gapless.data.addresses import expand_shards
+from gapless.data.addresses import expand_shards, is_streamed
 from gapless.data.coco import coco_pairs
 from gapless.data.emoji import Split, emoji_pairs
 from gapless.data.files import csv_pairs, folder_pairs
@@ -40,6 +40,20 @@ def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
             chosen = order[:limit].sort().values
         source = Subset(source, chosen.tolist())
     return Mismatched(source, config.mismatched, seed) if config.mismatched and split == "train" else source
+
+
+def is_stream(config: DataConfig) -> bool:
+    """Whether the training pairs are streamed from shards.
+
+    Raises:
+        DataError: an address of either split that may not be read.
+    """
+    if config.source != "shards":
+        return False
+    for key in ("path", "val_path"):
+        if getattr(config, key):
+            expand_shards(getattr(config, key), config.allow_pipe, f"data.{key}")
+    return is_streamed(str(config.path))
 
 
 def _held_out(config: DataConfig, split: str) -> PairSource:

@@ -18,17 +18,19 @@ from gapless.data.manifest import ShardRecord
 from gapless.data.members import IMAGE_ORDER, SMALL, TarSample, split_name, tar_samples
 from gapless.data.pairs import Pair
 from gapless.data.place import Place
-from gapless.data.remote import open_shard
+from gapless.data.remote import LATE, open_shard
 from gapless.data.samples import BadSample, Batch, Collate, Sample, SampleMaker, decode_pair
-from gapless.data.tar import READ_ERRORS, Damage, read_tar
+from gapless.data.tar import READ_ERRORS, Damage, read_tar, told
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 Raw = Pair | BadSample
+MAX_SILENT = 3
+"""Shards in a row that may be given up because nothing came; this many are an error."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardReader:
     """Reads streamed shards, and knows how many samples each should give."""
 
@@ -40,6 +42,8 @@ class ShardReader:
     """Seconds that a server may be silent."""
     json_caption: str = "caption"
     """Key of the captions in .json members."""
+    silent: int = 0
+    """Shards in a row that were given up because nothing came."""
 
     def expected(self, url: str) -> int | None:
         """How many samples a shard holds, None if nobody knows."""
@@ -57,13 +61,20 @@ class ShardReader:
                         given += 1
                         yield self._pair(sample)
         except READ_ERRORS as error:
-            problems.append(" ".join(str(error).split()) or type(error).__name__)
+            problems.append(told(error).removeprefix(f"{url}: "))
+        self._note_silence(problems)
         if url in self.records and given < self.records[url].samples and not problems:
             problems.append(f"it gave {given} samples, the file beside it says {self.records[url].samples}")
         if problems:
             lost = max(1, (self.expected(url) or 0) - given)
             logger.warning("%s: %s (%d samples count as lost)", url, problems[0], lost)
             yield from repeat(BadSample(url, "truncated" if given else "missing_file", problems[0]), lost)
+
+    def _note_silence(self, problems: list[str]) -> None:
+        """Give up a server that would be waited for at each of its shards."""
+        self.silent = self.silent + 1 if any(problem.endswith(LATE) for problem in problems) else 0
+        if self.silent == MAX_SILENT:
+            raise DataError(f"data.path: {problems[0]}, and so it was with the {MAX_SILENT - 1} shards before")
 
     def _pair(self, sample: TarSample) -> Raw:
         captions = sample.captions(self.json_caption)

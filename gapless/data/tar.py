@@ -54,7 +54,12 @@ def read_tar(file: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[TarMemb
     try:
         yield from _walk(cursor, wanted)
     except READ_ERRORS as error:
-        yield Damage(cursor.position, " ".join(str(error).split()) or type(error).__name__)
+        yield Damage(cursor.position, told(error))
+
+
+def told(error: Exception) -> str:
+    """What an error of reading says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Cursor:

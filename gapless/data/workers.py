@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from gapless.errors import GaplessError
 from gapless.signals import held_back, obey_parent_only
 
 
@@ -27,7 +28,17 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         with held_back():
-            return iter(self.batches)
+            batches = iter(self.batches)
+        return _in_one_line(batches)
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def _in_one_line(batches: Iterator[Any]) -> Iterator[Any]:
+    """What a loader gives; an error that a user can act on without the traceback that its process wrapped it in."""
+    try:
+        yield from batches
+    except GaplessError as error:
+        wrapped = str(error).startswith("Caught ")
+        raise (type(error)(str(error).strip().rpartition("\n")[2].partition(": ")[2]) if wrapped else error) from None

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gapless.config import Config
 from gapless.data import Batch, Place, build_source, build_train_data
-from gapless.data.addresses import is_streamed
 from gapless.data.loader import StreamTrainData
+from gapless.data.sources import is_stream
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError, GaplessError
 from gapless.eval import build_pair_evaluation
@@ -86,7 +86,7 @@ def _model(model: ClipModel) -> str:
 
 def _pairs(config: Config, split: str) -> str:
     """What can be said of the data without a model's image size and tokenizer."""
-    if config.data.source == "shards" and is_streamed(str(config.data.path)):
+    if is_stream(config.data):
         return "streamed shards, not read without the model"
     return f"{len(build_source(config.data, split, config.seed))} pairs, none decoded without the model"
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from gapless.config import Config, EvalPlan, with_changes
 from gapless.data import Place, build_train_data
-from gapless.data.addresses import is_streamed
+from gapless.data.sources import is_stream
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import ConfigError, DataError
 from gapless.eval import PairEvaluation, build_pair_evaluation, embed_pairs, save_pairs
@@ -68,8 +68,7 @@ def run_training(config: Config, fresh: bool = False) -> Path:
         GaplessError: see the exit codes of ``gapless train``.
     """
     check_config(config)
-    streamed = config.data.source == "shards" and is_streamed(str(config.data.path))
-    free = (*FREE_TO_CHANGE, "data.timeout", *(() if streamed else ("data.workers",)))
+    free = (*FREE_TO_CHANGE, "data.timeout", *(() if is_stream(config.data) else ("data.workers",)))
     return carry_out(config, partial(build_parts, config, build_objective(config)), free, fresh)
 
 

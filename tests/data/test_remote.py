@@ -54,6 +54,14 @@ def test_a_server_that_goes_silent(tmp_path):
         assert "0.3 s (data.timeout)" in bad[-1].detail
 
 
+def test_a_server_that_stays_silent_is_not_waited_for_at_each_shard():
+    with answers(*[[b"", 60]] * 3) as (url, _):
+        reader = ShardReader(timeout=0.2, typical=1)
+        assert [len(list(reader(f"{url}/{k}.tar"))) for k in range(2)] == [1, 1]
+        with pytest.raises(DataError, match="2.tar did not answer in 0.2 s .* the 2 shards before"):
+            list(reader(f"{url}/2.tar"))
+
+
 def test_a_command_that_goes_silent(tmp_path):
     path = write_tar(tmp_path / "0.tar", pairs(0, 3))
     began = time.monotonic()
