@@ -24,7 +24,7 @@ class DataError(GaplessError, ValueError):
 
 
 class NonFiniteError(GaplessError, ArithmeticError):
-    """A loss or gradient became NaN or infinite and training stopped itself (exit code 4)."""
+    """A loss, a gradient or a feature is NaN or infinite: training or evaluation stopped itself (exit code 4)."""
 
     exit_code = 4
 

@@ -1,14 +1,20 @@
 """``gapless eval``: its arguments, and its tables."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
+from gapless.cli.checkpoints import named_checkpoint
 from gapless.config import EvalPlan
-from gapless.errors import ConfigError
+from gapless.errors import ConfigError, DataError
 
 PRETRAINED = "Tag or weights file of an open_clip model; none for random weights."
 HEADLINES = {
@@ -31,6 +37,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help=PRETRAINED,
     )
+    parser.add_argument(
+        "--checkpoint", type=str, default=None, help="Score a checkpoint of the run: best, latest or step_00000000."
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
     parser.add_class_arguments(EvalPlan, None)
     parser.add_argument("--output", type=Path, default=None, help="Folder of results; RUN/results, or results.")
@@ -46,7 +55,10 @@ def run(arguments: Any) -> None:
     """Evaluate, interpolate or compare, and print the table."""
     from accelerate import PartialState
 
-    from gapless.eval.run import evaluate, evaluate_between, save_all
+    from gapless.eval.compare import evaluations
+    from gapless.eval.plan import check_plan
+    from gapless.eval.results import results_folder
+    from gapless.eval.run import evaluate, evaluate_between, save_on_main
     from gapless.models import check_model, load_model
 
     if arguments.compare:
@@ -57,19 +69,29 @@ def run(arguments: Any) -> None:
     names = set(EvalPlan.__dataclass_fields__)
     plan = EvalPlan(**{k: v for k, v in vars(arguments).items() if k in names})
     folder = Path(arguments.model)
-    output = arguments.output or (folder / "results" if folder.is_dir() else Path("results"))
+    if arguments.checkpoint is not None:
+        folder = named_checkpoint(folder, arguments.checkpoint)
+    place, checkpoint = results_folder(folder)
+    output = arguments.output or (place if folder.is_dir() else Path("results"))
+    keep = partial(save_on_main, output)
     if arguments.interpolate:
+        alphas = _numbers(arguments.alphas)
+        check_plan(plan)
         check_model(arguments.model)
         base = load_model(arguments.interpolate, arguments.pretrained)
-        found = evaluate_between(base, load_model(arguments.model), _numbers(arguments.alphas), plan)
-        for results in found.values():
-            save_all(results, output)
+        tuned = load_model(str(folder) if checkpoint else arguments.model)
+        found = evaluate_between(base, tuned, alphas, plan, keep)
         if PartialState().is_main_process:
-            _print_side_by_side(found)
+            _print_side_by_side(evaluations(found), list(found))
         return
-    loaded = load_model(arguments.model, arguments.pretrained)
-    results = evaluate(loaded, plan, None if arguments.no_cache else output.parent / "features", folder)
-    save_all(results, output)
+    check_plan(plan)  # before the model is loaded
+    loaded = load_model(str(folder) if checkpoint else arguments.model, arguments.pretrained)
+    run = folder
+    if checkpoint:  # a step's number alone would not say of which run
+        run = place.parent
+        loaded = replace(loaded, name=f"{run.resolve().name}@{checkpoint}")
+    cache = None if arguments.no_cache else output.parent / "features"
+    results = evaluate(loaded, plan, cache, run, keep, checkpoint)
     if PartialState().is_main_process:
         _print(results, loaded.title)
         print(f"{len(results)} results in {output}")
@@ -77,20 +99,23 @@ def run(arguments: Any) -> None:
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.strip("[]").split(",")]
+        found = [float(part) for part in text.strip("[]").split(",")]
     except ValueError:
-        raise ConfigError(f"--alphas: {text!r} is no list of numbers such as 0,0.5,1") from None
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise ConfigError(f"--alphas: {text!r} is no list of finite numbers such as 0,0.5,1")
+    return found
 
 
 def _print(results: Any, title: str) -> None:
     from rich.table import Table
 
-    table = Table(title, "", box=None)
+    table = Table(escape(title), "", box=None)
     table.columns[1].justify = "right"
     for result in results:
         shown = HEADLINES.get(result.task) or tuple(result.metrics)
         left_out = f", {result.num_bad} left out" if result.num_bad else ""
-        table.add_row(f"[bold]{result.dataset}[/] {result.task}, {result.num_samples} images{left_out}", "")
+        table.add_row(Text(f"{result.label}, {result.num_samples} images{left_out}", "bold"), "")
         for metric in shown:
             if metric in result.metrics:
                 table.add_row(f"  {metric}", f"{result.metrics[metric]:.4f}")
@@ -101,35 +126,49 @@ def _print(results: Any, title: str) -> None:
 
 
 def _compare(runs: list[Path]) -> None:
-    from gapless.eval.results import bootstrap_difference, comparison, load_results
+    from gapless.eval.compare import columns, evaluations, named
 
-    names = [run.name if [r.name for r in runs].count(run.name) == 1 else str(run) for run in runs]
-    found = {name: load_results(run) for name, run in zip(names, runs, strict=True)}
-    first, last = ({(r.dataset, r.task): r for r in found[name]} for name in (names[0], names[-1]))
-    told = {}
-    for row in comparison(found):
-        dataset, task, metric = row.split(" ")
-        one, other = (side[dataset, task].samples.get(metric) for side in (first, last))
-        if one is not None and other is not None and len(one) == len(other) and len(runs) > 1:
-            mean, low, high = bootstrap_difference(one, other)
-            told[row] = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-    _print_side_by_side(found, told)
-    if told:
-        print("last column: first minus last, with its 95 % bootstrap interval over samples")
+    folders = named(runs)
+    scored = columns(folders)
+    found, names = evaluations(scored), list(scored)
+    shown = [each for each in found if len(each.results) > 1 or len(names) == 1]
+    if not shown:
+        told = "; ".join(f"{' '.join(each.results)}: {each.label}" for each in found)
+        raise DataError(f"compare: no two models were scored at the same, under the same settings ({told})")
+    _print_side_by_side(shown, names, [name for name in folders if name in names])
+    for each in found:
+        if each not in shown:
+            print(f"not compared: {each.label}, which only {next(iter(each.results))} was scored at")
 
 
-def _print_side_by_side(found: Any, told: Mapping[str, str] | None = None) -> None:
+def _print_side_by_side(found: Sequence[Any], names: Sequence[str], ends: Sequence[str] = ()) -> None:
+    """A row for each metric; with the interval of the difference of the first and the last of some models."""
     from rich.table import Table
 
-    from gapless.eval.results import comparison
+    from gapless.eval.compare import difference
     from gapless.report.tables import Column, best_row, better
 
+    differences: dict[tuple[str, str], str] = {}
+    for each in found if len(ends) > 1 else ():
+        for metric in each.metrics() if {ends[0], ends[-1]} <= set(each.results) else ():
+            interval = difference(each.results[ends[0]], each.results[ends[-1]], metric)
+            if interval is not None:
+                mean, low, high = interval
+                differences[each.label, metric] = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
     table = Table(box=None)
-    for name in ("data set, task, metric", *found, *(["difference"] if told else [])):
-        table.add_column(name, no_wrap=True)
-    for row, values in comparison(found).items():
-        metric = row.rpartition(" ")[2]
-        best = best_row({name: {metric: v} for name, v in values.items()}, Column(metric, "", better(metric)))
-        cells = (f"[bold]{v:.4f}[/]" if n == best else f"{v:.4f}" for n, v in values.items())
-        table.add_row(row, *cells, *([told.get(row, "")] if told else []))
-    Console(width=max(Console().width, 100 + sum(2 + max(7, len(name)) for name in found))).print(table)
+    for name in ("data set, task, metric", *names, *(["difference"] if differences else [])):
+        table.add_column(Text(name), no_wrap=True)
+    for each in found:
+        for metric, values in each.metrics().items():
+            direction = better(metric) if each.same_samples else ""
+            best = best_row({name: {metric: v} for name, v in values.items()}, Column(metric, "", direction))
+            cells = (Text(f"{values[n]:.4f}" if n in values else "-", "bold" if n == best else "") for n in names)
+            told = [differences.get((each.label, metric), "")] if differences else []
+            table.add_row(Text(f"{each.label} {metric}"), *cells, *told)
+    Console(width=10_000).print(table)  # as wide as it is: a number that is cut is none
+    for each in found:
+        if not each.same_samples:
+            counts = ", ".join(f"{name} {r.num_samples}" for name, r in each.results.items())
+            print(f"{each.label}: not over the same samples ({counts}), nothing is marked")
+    if differences:
+        print(f"last column: {ends[0]} minus {ends[-1]}, with its 95 % bootstrap interval over samples")

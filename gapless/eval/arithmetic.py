@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gapless.data.emoji import emoji_edits
 from gapless.errors import DataError
-from gapless.eval.results import Result
+from gapless.eval.results import Result, file_hash
 from gapless.eval.simat import Domain, Table, load_edits, load_oracle, read_columns, simat_score
 from gapless.eval.suite import Suite
 
@@ -33,16 +33,30 @@ def evaluate_simat(
     Raises:
         DataError: missing or malformed files, or heads of another dimension.
     """
+    base, paths = open_simat(folder)
+    oracle = load_oracle(base / "oscar_similarity_matrix.pt")
+    tables = base / "transfos.csv", base / "triplets.csv"
+    found = _score(suite, "simat", paths, *tables, oracle, lambdas, domain, heads)
+    if heads is not None:
+        found.settings["heads"] = f"{heads.stem} {file_hash(heads)}"
+    return found
+
+
+def open_simat(folder: Path) -> tuple[Path, list[Path]]:
+    """Where SIMAT's tables lie, and its pictures in their order.
+
+    Raises:
+        DataError: missing or malformed files.
+    """
     base = folder / "simat_db" if (folder / "simat_db").is_dir() else folder
     where = read_columns(base / "triplets.csv", ("region_id", "dataset_id"), "triplets")
     ordered = sorted(zip(map(int, where["dataset_id"]), where["region_id"], strict=True))
     paths = [base / "images" / "images" / f"{region}.png" for _, region in ordered]
-    missing = [p for p in paths if not p.is_file()]
+    needed = [*paths, base / "transfos.csv", base / "oscar_similarity_matrix.pt"]
+    missing = [p for p in needed if not p.is_file()]
     if missing:
-        raise DataError(f"SIMAT: looked for {missing[0]}, it is not there ({len(missing)} of {len(paths)} missing)")
-    oracle = load_oracle(base / "oscar_similarity_matrix.pt")
-    tables = base / "transfos.csv", base / "triplets.csv"
-    return _score(suite, "simat", paths, *tables, oracle, lambdas, domain, heads)
+        raise DataError(f"SIMAT: looked for {missing[0]}, it is not there ({len(missing)} of {len(needed)} missing)")
+    return base, paths
 
 
 def evaluate_emoji_arithmetic(suite: Suite, lambdas: Sequence[float] = (1.0,), domain: Domain = "test") -> Result:
@@ -82,7 +96,7 @@ def _through_heads(path: Path, images: Tensor, words: dict[str, Tensor]) -> tupl
         weights = load_file(path)
         image, image_bias, text, text_bias = (weights[name].float() for name in HEADS)
     except (OSError, SafetensorError, KeyError) as error:
-        raise DataError(f"--heads: {path} is no safetensors file with {', '.join(HEADS)} ({error})") from None
+        raise DataError(f"heads: {path} is no safetensors file with {', '.join(HEADS)} ({error})") from None
     if image.shape[1] != images.shape[1] or text.shape[1] != images.shape[1]:
-        raise DataError(f"--heads: {path} takes {image.shape[1]} dimensions, the model has {images.shape[1]}")
+        raise DataError(f"heads: {path} takes {image.shape[1]} dimensions, the model has {images.shape[1]}")
     return F.linear(images, image, image_bias), {w: F.linear(f, text, text_bias) for w, f in words.items()}

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from gapless.data.samples import BadSample
 from gapless.eval.features import ImageFeatures
 from gapless.models import ClipModel
+from gapless.run_folder import write_whole
 
 
 def weights_digest(model: ClipModel) -> str:
@@ -67,14 +68,14 @@ def _read(path: Path) -> ImageFeatures | None:
         with safe_open(path, "pt") as file:
             bad = [BadSample(*sample) for sample in json.loads(file.metadata()["bad"])]
             features, positions, labels = (file.get_tensor(name) for name in ("features", "positions", "labels"))
-            return ImageFeatures(features, positions, labels, bad)
+        if not features.isfinite().all():
+            return None  # of a damaged model, by an older version: embedding says so
+        return ImageFeatures(features, positions, labels, bad)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None  # not there, or cut short: it is computed
 
 
 def _write(path: Path, features: ImageFeatures) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp_{path.name}")
     tensors = {"features": features.features, "positions": features.positions, "labels": features.labels}
-    save_file(tensors, temporary, {"bad": json.dumps(features.bad)})
-    temporary.replace(path)
+    with write_whole(path) as temporary:
+        save_file(tensors, temporary, {"bad": json.dumps(features.bad)})

@@ -20,7 +20,7 @@ from gapless.data.labelled import LabelledImages
 from gapless.data.loader import EvalData
 from gapless.data.samples import BadSample, Transform
 from gapless.data.workers import Loader
-from gapless.errors import DataError
+from gapless.errors import DataError, NonFiniteError
 from gapless.models import Tokenizer
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ def embed_pairs(
 
     Raises:
         DataError: rows lost or doubled, or no usable pair.
+        NonFiniteError: features that are NaN or infinite.
     """
     images, texts, indices, bad = [], [], [], []
     with _evaluating(model) as device:
@@ -83,6 +84,8 @@ def embed_pairs(
         torch.cat([p[2] for p in filled]),
         [sample for p in parts for sample in p[3]],
     )
+    refuse_not_finite(features.image, "image")
+    refuse_not_finite(features.text, "text")
     n = len(features.image)
     if data.num_samples >= 0 and n + len(features.bad) != data.num_samples:
         raise DataError(f"evaluation saw {n} + {len(features.bad)} bad samples of {data.num_samples}")
@@ -112,6 +115,9 @@ def embed_texts(
 
     Returns:
         unit-norm (T, D) float32 on the CPU.
+
+    Raises:
+        NonFiniteError: features that are NaN or infinite.
     """
     place = Place(PartialState().process_index, PartialState().num_processes)
     different = sorted(set(texts), key=lambda text: (len(text), text))
@@ -128,7 +134,19 @@ def embed_texts(
         for rank, part in enumerate(parts)
         for text, row in zip(different[rank :: place.world], part, strict=True)
     }
-    return torch.stack([rows[text] for text in texts])
+    found_rows = torch.stack([rows[text] for text in texts])
+    refuse_not_finite(found_rows, "text")
+    return found_rows
+
+
+def refuse_not_finite(features: Tensor, modality: str) -> None:
+    """Raise NonFiniteError if any of (N, D) features is NaN or infinite; the same on every process."""
+    wrong = int((~features.isfinite().all(dim=1)).sum())
+    if wrong:
+        raise NonFiniteError(
+            f"evaluation: the {modality} features of {wrong} of {len(features)} samples are not finite; "
+            "the model's weights are damaged, or the precision is too low for them"
+        )
 
 
 def embed_classes(
@@ -168,6 +186,8 @@ class ImageFeatures:
     """int64 (N,): classes, or -1."""
     bad: list[BadSample]
     """Images that could not be embedded."""
+    sample_set: str = ""
+    """Hash of the names and classes of those that were, and of their captions in pairs."""
 
 
 @torch.no_grad()
@@ -191,6 +211,7 @@ def embed_images(
 
     Raises:
         DataError: rows lost or doubled, or no usable image.
+        NonFiniteError: features that are NaN or infinite.
     """
     place = Place(PartialState().process_index, PartialState().num_processes)
     mine = range(len(images))[place.chunk(len(images))]
@@ -211,6 +232,7 @@ def embed_images(
         first = f"; first: {bad[0].key} ({bad[0].detail})" if bad else ""
         raise DataError(f"none of {len(images)} images can be used{first}")
     features, positions, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+    refuse_not_finite(features, "image")
     if len(features) + len(bad) != len(images):
         raise DataError(f"evaluation saw {len(features)} + {len(bad)} bad images of {len(images)}")
     return ImageFeatures(features, positions, labels, bad)

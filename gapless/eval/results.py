@@ -1,21 +1,33 @@
-"""Results on disk, in clip_benchmark's schema: one strict JSON file for a model, a data set and a task."""
+"""Results on disk, in clip_benchmark's schema: one strict JSON file for an evaluation.
 
+An evaluation is a model, a data set, a task and every setting that changes the numbers. Two that differ in any of them
+are two files, and the same one again replaces its file, however paths were spelled.
+"""
+
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gapless.errors import DataError
+from gapless.run_folder import write_text, write_whole
 
 SAMPLES = "samples"
 """Folder beside the results with what every single sample scored."""
+FORMAT = 1
+"""Of the files; those without a number know neither settings nor where data and weights lie."""
+LONGEST_STEM = 200
+"""Bytes of a file's name; file systems take 255."""
+RECORDED = ("num_samples", "num_bad", "split", "settings", "data", "sample_set", "weights", "variant")
+"""Beside clip_benchmark's keys."""
 
 
 @dataclass
@@ -35,17 +47,46 @@ class Result:
     """Samples that could not be used."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """Score of every sample, (N,), by the name of the metric whose mean it is."""
+    split: str = ""
+    """Of the data set; empty where it has none, or in older results."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Whatever changes these numbers and is not its default, as JSON has it; the split among them."""
+    data: str = ""
+    """Where the data lie; empty for embedded data."""
+    sample_set: str = ""
+    """Hash of the samples' names, captions and classes; equal for equal sets, wherever they lie."""
+    weights: str = ""
+    """Absolute path of the model; empty for models of open_clip."""
+    variant: str = ""
+    """What of that model was scored: a checkpoint, or how far it lies from another model; empty for itself."""
+    path: Path | None = None
+    """The file that it was read from."""
+    format: int = FORMAT
+    """Of that file."""
 
     @property
     def stem(self) -> str:
-        """Name of its file, without a suffix."""
-        parts = (self.dataset, self.pretrained, self.model, self.language, self.task)
-        return "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
+        """Name of its file, without a suffix: the settings follow where they are not the defaults."""
+        parts = [self.dataset, self.pretrained, self.model, self.language, self.task]
+        parts += [f"{key}-{_worded(value, ',')}" for key, value in sorted(self.settings.items())]
+        stem = "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
+        whole = stem.encode()
+        return stem if len(whole) <= LONGEST_STEM else f"{whole[:180].decode(errors='ignore')}_{_hash(stem)}"
+
+    @property
+    def label(self) -> str:
+        """Data set, task and the settings that are not the defaults, to be read."""
+        told = ", ".join(f"{key} {_worded(value)}" for key, value in sorted(self.settings.items()))
+        return f"{self.dataset} {self.task}" + (f" ({told})" if told else "")
 
 
 def save_result(result: Result, folder: Path) -> Path:
-    """Write a result whole, and what its samples scored beside it; replaces an older one."""
-    (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
+    """Write a result whole, and what its samples scored beside it; the same evaluation before it is replaced.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = _place(result, folder)
     tree = {
         "dataset": result.dataset,
         "model": result.model,
@@ -54,87 +95,160 @@ def save_result(result: Result, folder: Path) -> Path:
         # Strict JSON has no NaN.
         "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
         "language": result.language,
-        "num_samples": result.num_samples,
-        "num_bad": result.num_bad,
+        **{name: getattr(result, name) for name in RECORDED},
+        "weights": _relative(result.weights, folder),
+        "format": FORMAT,
     }
-    path = folder / f"{result.stem}.json"
-    temporary = path.with_name(f".tmp_{path.name}")
-    temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    samples = folder / SAMPLES / f"{path.stem}.safetensors"
+    samples.unlink(missing_ok=True)  # first, so that older ones never lie beside new scores
+    write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
     if result.samples:
-        save_file(
-            {n: t.float().contiguous() for n, t in result.samples.items()},
-            folder / SAMPLES / f"{result.stem}.safetensors",
-        )
+        with write_whole(samples) as temporary:
+            save_file({n: t.float().contiguous() for n, t in result.samples.items()}, temporary)
     return path
 
 
+def _place(result: Result, folder: Path) -> Path:
+    """The file of the same evaluation where there is one, else a name of its own."""
+    wanted, path = _identity(result, folder), folder / f"{result.stem}.json"
+    taken = False
+    for other in _files(folder):
+        found = _try_read(other)
+        if found is not None and (_identity(found, folder) == wanted or _replaces(result, found)):
+            return other
+        taken |= other == path and found is not None and found.format > 0
+    # Of another data set or model that is named alike.
+    return path.with_name(f"{path.stem}_{_hash(wanted)}.json") if taken else path
+
+
+def _identity(result: Result, folder: Path) -> str:
+    weights = _relative(result.weights, folder) or f"{result.model} {result.pretrained}"
+    evaluation = (result.dataset, result.task, result.language, result.settings, result.data, weights, result.variant)
+    return json.dumps([*evaluation, result.format], sort_keys=True)
+
+
+def _replaces(result: Result, older: Result) -> bool:
+    """Whether an older file, which knows no settings, is of the same model and task: the rule it was written by."""
+    same = (older.dataset, older.task, older.model) == (result.dataset, result.task, result.model)
+    place = older.weights or os.path.realpath(older.pretrained)
+    leads = older.pretrained == result.pretrained or place == result.weights
+    return older.format == 0 and same and not result.settings and leads
+
+
+def _relative(weights: str, folder: Path) -> str:
+    """From the folder of results, so that a run may be moved."""
+    return Path(os.path.relpath(weights, os.path.realpath(folder))).as_posix() if weights else ""
+
+
 def load_results(folder: Path) -> list[Result]:
-    """All results of a run (its folder results/) or of a folder.
+    """All results of a run or an export (its folder results/), of a checkpoint, or of a folder.
 
     Raises:
         DataError: no results, or a file that is none.
     """
-    folder = folder / "results" if (folder / "results").is_dir() else folder
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            tree: dict[str, Any] = json.loads(path.read_text())
-            metrics = {n: math.nan if v is None else float(v) for n, v in tree["metrics"].items()}
-            result = Result(tree["dataset"], tree["task"], metrics, tree["model"], tree["pretrained"], tree["language"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is no result of an evaluation ({type(error).__name__}: {error})") from None
-        result.num_samples, result.num_bad = tree.get("num_samples", 0), tree.get("num_bad", 0)
-        samples = folder / SAMPLES / f"{path.stem}.safetensors"
-        if samples.is_file():
-            try:
-                result.samples = load_file(samples)
-            except SafetensorError as error:
-                raise DataError(f"{samples} cannot be read ({error}); evaluate again") from None
-        found.append(result)
+    place, checkpoint = results_folder(folder)
+    found = [load_result(path) for path in _files(place if place.is_dir() else folder)]
+    found = [result for result in found if not checkpoint or result.variant == checkpoint]
+    if checkpoint and not found and (folder / "results").is_dir():  # where they were before results had a format
+        found = [load_result(path) for path in _files(folder / "results")]
     if not found:
         raise DataError(f"{folder} has no results; gapless eval writes them")
     return found
 
 
-def bootstrap_difference(
-    one: Tensor, other: Tensor, resamples: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean difference of two models' scores on the same samples, and its percentile bootstrap interval.
+def results_folder(folder: Path) -> tuple[Path, str]:
+    """Where results of a run, an export or a checkpoint lie, and the name of the checkpoint, or nothing.
 
-    Args:
-        one: (N,).
-        other: (N,), of the same samples in the same order.
-        resamples: of the N samples, with replacement.
-        level: of the interval.
-        seed: of the resamples.
-
-    Returns:
-        Mean of one - other, lower and upper end.
+    Those of a checkpoint lie in its run, since checkpoints are removed while the run goes on.
     """
-    difference = (one - other).double()
-    generator = torch.Generator().manual_seed(seed)
-    # How often each sample is drawn is multinomial: one row of counts is one resample.
-    means = torch.stack(
-        [
-            difference[torch.randint(len(difference), (len(difference),), generator=generator)].mean()
-            for _ in range(resamples)
-        ]
-    )
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, ends).tolist()
-    return float(difference.mean()), low, high
+    whole = Path(os.path.realpath(folder))
+    if whole.parent.name != "checkpoints" or not (whole / "state.json").is_file():
+        return folder / "results", ""
+    # As it was spelled where that leads to the run; best and latest are links within checkpoints/.
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else whole.parent.parent
+    return run / "results", whole.name
 
 
-def comparison(results: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, float]]:
-    """``dataset task metric`` to the value of each model, for what every model was scored at.
+def load_result(path: Path) -> Result:
+    """Read a result, and what its samples scored.
 
-    Args:
-        results: of each model, by the name shown.
+    Raises:
+        DataError: it is none, or one of a later format.
     """
-    rows: dict[str, dict[str, float]] = {}
-    for name, found in results.items():
-        for result in found:
-            for metric, value in result.metrics.items():
-                rows.setdefault(f"{result.dataset} {result.task} {metric}", {})[name] = value
-    return {row: values for row, values in rows.items() if len(values) == len(results)}
+    result = _read(path)
+    samples = path.parent / SAMPLES / f"{path.stem}.safetensors"
+    if samples.is_file():
+        try:
+            result.samples = load_file(samples)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{samples} cannot be read ({error}); evaluate again") from None
+    return result
+
+
+def _read(path: Path) -> Result:
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        number = int(tree.get("format", 0))
+        metrics = {n: math.nan if v is None else float(v) for n, v in tree["metrics"].items()}
+        result = Result(tree["dataset"], tree["task"], metrics, tree["model"], tree["pretrained"], tree["language"])
+        for name in RECORDED:
+            setattr(result, name, type(getattr(result, name))(tree.get(name, getattr(result, name))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no result of an evaluation ({type(error).__name__}: {error})") from None
+    if number > FORMAT:
+        raise DataError(f"{path} is of format {number}, this gapless reads results up to {FORMAT}: update gapless")
+    result.path, result.format = path, number
+    if result.weights:
+        result.weights = os.path.realpath(path.parent / result.weights)
+    if number == 0:
+        _apply_old_rule(result, path)
+    return result
+
+
+def _apply_old_rule(result: Result, path: Path) -> None:
+    """What older files do not say: a run's results are of its export, and an @ begins how far a model lies between."""
+    name, _, result.variant = result.model.partition("@")
+    run = path.resolve().parents[1]
+    if path.resolve().parent.name == "results" and name == run.name:
+        result.weights = str(run / "export" if (run / "export").is_dir() else run)
+
+
+def _try_read(path: Path) -> Result | None:
+    try:
+        return _read(path)
+    except DataError:
+        return None  # of another program, or broken
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What may be results, without what a killed process left half-written."""
+    return (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("."))
+
+
+def file_hash(path: Path) -> str:
+    """Of a file's bytes, short enough for names.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return _hash(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def digest_of(*parts: Any) -> str:
+    """A hash of what a set of samples is made of, as JSON has it."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+
+
+def _hash(text: str | bytes) -> str:
+    return hashlib.blake2b(text.encode() if isinstance(text, str) else text, digest_size=4).hexdigest()
+
+
+def _worded(value: Any, separator: str = ", ") -> str:
+    if isinstance(value, Mapping):
+        return separator.join(f"{k} {_worded(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return separator.join(map(_worded, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -22,7 +22,7 @@ from gapless.errors import DataError
 from gapless.eval.cache import FeatureCache
 from gapless.eval.features import Autocast, ImageFeatures, embed_classes, embed_images, embed_texts
 from gapless.eval.probe import fit_linear_probe, probe_scores
-from gapless.eval.results import Result
+from gapless.eval.results import Result, digest_of
 from gapless.eval.zero_shot import class_gap, logit_accuracy, zero_shot_accuracy, zero_shot_hits
 from gapless.geometry import Transform
 from gapless.models import LoadedModel
@@ -107,7 +107,7 @@ class Suite:
     def zero_shot(self, data: LabelledSet) -> Result:
         """Zero-shot classification, and the gap between images and the prompts of their classes."""
         images = self.labelled(data)
-        classes = embed_classes(self.model, self.tokenize, data.prompts, self._autocast(), self.batch_size)
+        classes = embed_classes(self.model, self.tokenize, data.prompts, self.autocast, self.batch_size)
         classes = self.transform.text(classes, renormalise=True)
         metrics = zero_shot_accuracy(images.features, classes, images.labels)
         metrics |= class_gap(images.features, classes, images.labels)
@@ -145,7 +145,7 @@ class Suite:
         flat = [text for texts in kept for text in texts]
         counts = torch.tensor([len(texts) for texts in kept])
         return EmbeddedPairs(
-            images,
+            replace(images, sample_set=digest_of(images.sample_set, kept)),
             self._texts(flat),
             flat,
             torch.arange(len(counts)).repeat_interleave(counts),
@@ -184,28 +184,33 @@ class Suite:
             num_samples=len(images.features),
             num_bad=len(images.bad),
             samples=samples or {},
+            sample_set=images.sample_set,
         )
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
-        features = embed_texts(self.model, self.tokenize, texts, self.batch_size, self._autocast())
+        features = embed_texts(self.model, self.tokenize, texts, self.batch_size, self.autocast)
         return self.transform.text(features, renormalise=True)
 
     def _images(self, images: LabelledImages, name: str) -> ImageFeatures:
         def compute() -> ImageFeatures:
             transform = build_eval_transform(self.loaded.model.preprocess)
-            return embed_images(self.model, images, transform, self.batch_size, self.workers, self._autocast())
+            return embed_images(self.model, images, transform, self.batch_size, self.workers, self.autocast)
 
         found = self.cache.images(f"{name} {images.stamp()}", self.precision, compute)
         for sample in found.bad[:5]:
             logger.warning("%s: left out %s: %s", name, sample.key, sample.detail)
         if len(found.bad) > self.max_bad_fraction * len(images):
             raise DataError(
-                f"{name}: {len(found.bad)} of {len(images)} images cannot be used, more than --max_bad_fraction="
+                f"{name}: {len(found.bad)} of {len(images)} images cannot be used, more than max_bad_fraction="
                 f"{self.max_bad_fraction}; first: {found.bad[0].key} ({found.bad[0].detail})"
             )
-        return replace(found, features=self.transform.image(found.features, renormalise=True))
+        used = [(images.key(i), k) for i, k in zip(found.positions.tolist(), found.labels.tolist(), strict=True)]
+        moved = self.transform.image(found.features, renormalise=True)
+        return replace(found, features=moved, sample_set=digest_of(used))
 
-    def _autocast(self) -> Autocast:
+    @property
+    def autocast(self) -> Autocast:
+        """Makes the context of a forward pass in this precision."""
         if self.precision == "fp32":
             return nullcontext
         return partial(torch.autocast, PartialState().device.type, torch.bfloat16)

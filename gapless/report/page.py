@@ -12,7 +12,7 @@ from jinja2 import Environment
 from gapless import __version__
 from gapless.errors import DataError
 from gapless.eval import PairFeatures
-from gapless.eval.results import comparison, load_results
+from gapless.eval.compare import columns, evaluations
 from gapless.report.figures import draw_panels, embedding_maps
 from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
 from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
@@ -107,16 +107,25 @@ def final_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _result_tables(runs: Sequence[RunRecord]) -> list[Table]:
-    """What gapless eval left in the runs' folders, for what all of those with results were scored at."""
-    found = {run.name: load_results(run.folder) for run in runs if any((run.folder / "results").glob("*.json"))}
-    lines: dict[str, list[list[Cell]]] = {}
-    for name, values in comparison(found).items():
-        dataset, task, metric = name.split(" ")
-        if not metric.startswith("num_"):
-            best = best_row({n: {metric: v} for n, v in values.items()}, Column(metric, "", better(metric)))
-            cells = [Cell(f"{v:.4f}", n == best and len(values) > 1) for n, v in values.items()]
-            lines.setdefault(f"{dataset}: {task.replace('_', ' ')}", []).append([Cell(metric), *cells])
-    return [Table(title, ["", *found], rows) for title, rows in lines.items()]
+    """What gapless eval left in the runs' folders; scores under different settings are different tables."""
+    folders = {run.name: run.folder for run in runs if any((run.folder / "results").glob("*.json"))}
+    tables = []
+    for each in evaluations(columns(folders)):
+        names, rows = list(each.results), []
+        for metric, values in each.metrics().items():
+            if metric.startswith("num_"):
+                continue
+            direction = better(metric) if each.same_samples else ""
+            best = best_row({n: {metric: v} for n, v in values.items()}, Column(metric, "", direction))
+            cells = (Cell(f"{values[n]:.4f}" if n in values else "-", n == best and len(values) > 1) for n in names)
+            rows.append([Cell(metric), *cells])
+        if each.same_samples:
+            note = ""
+        else:
+            counts = ", ".join(f"{name} {result.num_samples}" for name, result in each.results.items())
+            note = f"Not over the same samples ({counts}): these numbers cannot be compared, and none is marked."
+        tables.append(Table(each.title, ["", *names], rows, note))
+    return tables
 
 
 def setup_table(runs: Sequence[RunRecord]) -> Table:

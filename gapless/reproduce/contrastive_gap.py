@@ -17,7 +17,7 @@ from gapless.config import Config, EvalPlan, config_file, load_config, with_chan
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import DataError
 from gapless.report import Cell, Column, Table, best_row, load_run, write_report
-from gapless.reproduce.grid import Member, run_members, scores
+from gapless.reproduce.grid import Member, run_members, scores, vouched
 from gapless.reproduce.published import ACCURACY, GAP, IDENTICAL, OBJECTIVES, TABLES, ZERO_SHOT, PaperTable
 from gapless.reproduce.statistics import Direction, Estimate, compare, estimate
 from gapless.train import run_training
@@ -103,7 +103,7 @@ def reproduce(
     if grid.start:
         run_training(grid.start)
     failures = run_members(grid.all_members(), jobs)
-    found = {_key(m): scores(m.folder, grid.name, grid.arithmetic) for m in grid.members if _has_results(m)}
+    found = {_key(m): scores(m.folder, grid.name, grid.arithmetic) for m in grid.members if vouched(m.folder)}
     tables = [*_claims(found), *_experiments(grid), *_paper_tables(grid, found)]
     if failures:
         rows = [[Cell(name), Cell(told)] for name, told in failures.items()]
@@ -119,10 +119,6 @@ def reproduce(
 def _key(member: Member) -> tuple[str, int, int]:
     objective, dimension, seed = (member.labels[name] for name in ("objective", "dimension", "seed"))
     return str(objective), int(dimension), int(seed)
-
-
-def _has_results(member: Member) -> bool:
-    return any((member.folder / "results").glob("*.json"))
 
 
 # --- the runs ----------------------------------------------------------------------------------------------------

@@ -13,22 +13,24 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from gapless.config import Config, EvalPlan
 from gapless.errors import DataError, GaplessError, StoppedError
-from gapless.eval.results import Result, load_results
-from gapless.eval.run import evaluate, save_all
+from gapless.eval.results import Result, digest_of, load_result, save_result
+from gapless.eval.run import evaluate
 from gapless.models import load_model
+from gapless.run_folder import write_text
 from gapless.train import run_training
 from gapless.train.runs import run_folder
 
 logger = logging.getLogger(__name__)
 
 EVALUATED = "evaluated.json"
-"""File in a run's folder with the plan whose results are complete."""
+"""File in a run's folder with its plan, and the results that it came to."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,51 @@ def _score(member: Member, folder: Path) -> dict[str, str]:
     """Results of every data set of the plan, unless they are there."""
     assert member.plan is not None
     wanted = json.loads(json.dumps(asdict(member.plan), default=str))
-    done = folder / EVALUATED
-    if done.is_file() and json.loads(done.read_text()) == wanted:
+    record = _record(folder)
+    if record.get("plan") == wanted and record["complete"] and len(vouched(folder)) == len(record["results"]):
         return {}
     loaded, failures = load_model(str(folder)), {}
+    kept: dict[str, str] = {}
+
+    def keep(result: Result) -> None:
+        if PartialState().is_main_process:
+            path = save_result(result, folder / "results")
+            kept[path.name] = _numbers(load_result(path))
+
     for dataset in member.plan.datasets:
         try:
-            save_all(evaluate(loaded, replace(member.plan, datasets=[dataset]), None, folder), folder / "results")
+            evaluate(loaded, replace(member.plan, datasets=[dataset]), None, folder, keep)
         except DataError as error:
             logger.error("%s on %s failed: %s", member.name, dataset, error)
             failures[f"{member.name} on {dataset}"] = str(error)
-    if PartialState().is_main_process and not failures:
-        done.write_text(json.dumps(wanted) + "\n")
+    if PartialState().is_main_process:
+        tree = {"format": 1, "plan": wanted, "complete": not failures, "results": kept}
+        write_text(folder / EVALUATED, json.dumps(tree) + "\n")
     return failures
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """evaluated.json; nothing if it is not there, or older and without the numbers that it vouches for."""
+    try:
+        tree: dict[str, Any] = json.loads((folder / EVALUATED).read_text(encoding="utf-8"))
+        return tree if {"format", "plan", "complete", "results"} <= set(tree) else {}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _numbers(result: Result) -> str:
+    """What is vouched for."""
+    return digest_of(result.label, result.num_samples, sorted(result.metrics.items()))
+
+
+def vouched(folder: Path) -> list[Result]:
+    """The results of a run that its plan came to, without those that a later evaluation replaced."""
+    found = []
+    for name, numbers in _record(folder).get("results", {}).items():
+        path = folder / "results" / name
+        if path.is_file() and _numbers(result := load_result(path)) == numbers:
+            found.append(result)
+    return found
 
 
 def _run_parallel(members: Sequence[Member], jobs: int) -> dict[str, str]:
@@ -159,7 +193,7 @@ def _passing_sigterm_on() -> Iterator[None]:
 
 
 def scores(folder: Path, pairs: str, arithmetic: str) -> dict[str, float]:
-    """The numbers of a run's results by short names.
+    """The numbers that a run's plan came to, by short names.
 
     Args:
         folder: of the run.
@@ -168,13 +202,10 @@ def scores(folder: Path, pairs: str, arithmetic: str) -> dict[str, float]:
 
     Returns:
         Those; ``<data set>/<metric>`` of zero-shot data sets, and ``zero_shot/<metric>``, their means.
-
-    Raises:
-        DataError: the run has no results.
     """
     found: dict[str, float] = {}
     zero_shot: list[Result] = []
-    for result in load_results(folder):
+    for result in vouched(folder):
         if result.dataset == pairs:
             found |= result.metrics
         elif result.dataset == arithmetic:

@@ -6,6 +6,7 @@ import math
 import shutil
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -19,8 +20,9 @@ from PIL import Image
 from gapless.config import DataConfig, EvalPlan, ModelConfig
 from gapless.data import build_source
 from gapless.data.emoji import all_emoji
-from gapless.eval.results import Result, bootstrap_difference, load_results, save_result
-from gapless.eval.run import evaluate, save_all
+from gapless.eval.compare import bootstrap_difference
+from gapless.eval.results import Result, load_results, save_result
+from gapless.eval.run import evaluate, save_on_main
 from gapless.eval.suite import Suite
 from gapless.geometry import close_gap
 from gapless.models import build_model, load_export, load_model, save_export
@@ -137,14 +139,30 @@ def test_retrieval_is_clip_benchmarks(export, captioned, tmp_path):
 def test_a_runs_own_validation_gives_the_numbers_of_training(tmp_path):
     config = write_config(tiny_config(tmp_path), tmp_path / "run.yaml")
     run("train", f"--config={config}")
-    said = run("eval", str(tmp_path / "tiny"), "--datasets=[val]")
-    lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    folder = tmp_path / "tiny"
+    said = run("eval", str(folder), "--datasets=[val]")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = next(line for line in reversed(lines) if "val/centroid_distance" in line)
-    found = read(tmp_path / "tiny" / "results", "pairs")
+    found = read(folder / "results", "pairs")
     for name, value in found.items():
         assert value == pytest.approx(trained[name], abs=1e-6), name
     assert "val/num_samples" in found
     assert "1 results in" in said
+    # A checkpoint's scores lie in the run, apart from the export's, however it is named.
+    best = (folder / "checkpoints" / "best").resolve().name
+    own = (folder / "results" / next(p.name for p in (folder / "results").glob("*.json"))).read_text()
+    assert f"tiny@{best}" in run("eval", str(folder), "--datasets=[val]", "--checkpoint=best")
+    run("eval", str(folder / "checkpoints" / best), "--datasets=[val]")
+    assert not list(folder.glob("checkpoints/*/results"))
+    results = {r.variant: r for r in load_results(folder)}
+    assert set(results) == {"", best}
+    assert results[""].path.read_text() == own
+    logged = next(line for line in lines if line["step"] == int(best[5:]) and "val/centroid_distance" in line)
+    assert results[best].metrics["val/alignment"] == pytest.approx(logged["val/alignment"], abs=1e-6)
+    assert [r.variant for r in load_results(folder / "checkpoints" / "best")] == [best]
+    said = run("eval", str(folder), "--checkpoint=bset", code=3)
+    assert f"has no checkpoint 'bset' (it has best, latest, {min(best, 'step_')}" in said
+    assert "is not the folder of a run" in run("eval", "ViT-B-32", "--checkpoint=best", code=2)
 
 
 def test_the_emoji_are_scored_at_everything_and_cached(export, tmp_path):
@@ -175,7 +193,7 @@ def test_the_emoji_are_scored_at_everything_and_cached(export, tmp_path):
 def scores(export, classes, captioned, folder):
     """Results of both data sets; in one of the processes, too."""
     for name, root in (("wds/six", classes), ("wds/some", captioned)):
-        save_all(evaluate(load_model(export), EvalPlan([name], root=root, workers=0)), Path(folder))
+        evaluate(load_model(export), EvalPlan([name], root=root, workers=0), keep=partial(save_on_main, Path(folder)))
 
 
 def test_two_processes_give_the_numbers_of_one(export, classes, captioned, tmp_path):
@@ -258,7 +276,7 @@ def test_broken_images_are_counted_and_named(export, classes, tmp_path):
         (None, ["--datasets=[cifra10]"], 2, "no data set 'cifra10'"),
         (None, ["--datasets=[cifar10]"], 3, "download=true"),
         (None, ["--datasets=[simat]"], 3, "triplets"),
-        (None, ["--datasets=[emoji]", "--captions=some"], 2, "--captions"),
+        (None, ["--datasets=[emoji]", "--captions=some"], 2, "captions: 'some'"),
         (None, ["--datasets=[val]"], 3, "val needs a run"),
         (None, ["--datasets=[imagefolder]"], 3, "a folder for each class"),
     ],
@@ -387,7 +405,7 @@ def test_folds_are_scored_one_by_one(export, captioned, tmp_path):
     assert five["text_retrieval_recall@1"] > one["text_retrieval_recall@1"]
     assert five["num_texts"] == one["num_texts"]
     assert five["text_retrieval_mean_rank"] < one["text_retrieval_mean_rank"]
-    assert "--folds: 0" in run(*shared, "--folds=0", code=2)
+    assert "folds: 0" in run(*shared, "--folds=0", code=2)
 
 
 def test_a_model_that_is_nowhere_is_one_line(tmp_path):
@@ -423,5 +441,5 @@ def test_a_transform_moves_what_is_scored_and_an_export_carries_it(export, tmp_p
     told = run("eval", str(model), "--output", str(tmp_path / "carried"), "--workers=0")
     assert "are moved by" in told
     assert read(tmp_path / "carried", "gap") == after
-    assert "--transform: not with val" in run("eval", str(model), "--datasets=[val]", code=2)
+    assert "transform: not with val" in run("eval", str(model), "--datasets=[val]", code=2)
     assert "is no transform" in run("eval", str(export), "--transform", str(tmp_path / "none.safetensors"), code=3)

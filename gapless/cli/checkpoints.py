@@ -1,0 +1,28 @@
+"""A run's checkpoint by its name, for verbs that score or export one."""
+
+from pathlib import Path
+
+from gapless.errors import ConfigError, DataError
+
+
+def named_checkpoint(run: Path, name: str) -> Path:
+    """The folder of a checkpoint, links followed within checkpoints/.
+
+    Args:
+        run: folder of a run.
+        name: best, latest or step_....
+
+    Raises:
+        ConfigError: the run is no folder.
+        DataError: there is no such checkpoint, or only a part of it.
+    """
+    from gapless.train.checkpoint import find_checkpoint
+
+    if not run.is_dir():
+        raise ConfigError(f"checkpoint: {run} is not the folder of a run")
+    folder = run / "checkpoints"
+    found = find_checkpoint(folder, name) if name and Path(name).name == name else None
+    if found is None:
+        there = sorted(p.name for p in folder.glob("[!.]*") if (p / "state.json").is_file())
+        raise DataError(f"{run} has no checkpoint {name!r} (it has {', '.join(there) or 'none'})")
+    return folder / found.name

@@ -1,0 +1,149 @@
+"""Results side by side: which of them are of the same evaluation, and how sure a difference is."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gapless.errors import ConfigError
+from gapless.eval.results import Result, load_results
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What some models scored at one task on one data set under the same settings."""
+
+    label: str
+    """Data set, task, and settings that are not the defaults."""
+    results: Mapping[str, Result]
+    """By the name of the model's column."""
+
+    @property
+    def title(self) -> str:
+        """The same over a table."""
+        result = next(iter(self.results.values()))
+        name = f"{result.dataset} {result.task}"
+        return f"{result.dataset}: {result.task.replace('_', ' ')}{self.label.removeprefix(name)}"
+
+    @property
+    def same_samples(self) -> bool:
+        """Whether all scores are over the same samples, as far as the results know."""
+        sets, counts = ({getattr(r, name) for r in self.results.values()} for name in ("sample_set", "num_samples"))
+        return len(sets - {""}) <= 1 and len(counts - {0}) <= 1
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The value of each model, by metric."""
+        rows: dict[str, dict[str, float]] = {}
+        for name, result in self.results.items():
+            for metric, value in result.metrics.items():
+                rows.setdefault(metric, {})[name] = value
+        return rows
+
+
+def columns(folders: Mapping[str, Path]) -> dict[str, list[Result]]:
+    """Results of every model in some folders, by the name of its column.
+
+    A folder's own model has the folder's name: the export of a run, or the only model there is. What else lies there,
+    checkpoints and models between two others, gets columns of its own.
+
+    Args:
+        folders: of runs, exports, checkpoints or results, by name.
+
+    Raises:
+        DataError: a folder has no results.
+    """
+    found: dict[str, list[Result]] = {}
+    for name, folder in folders.items():
+        models: dict[tuple[str, str, str], list[Result]] = {}
+        for result in load_results(folder):
+            place = result.weights or result.pretrained
+            models.setdefault((result.model, place if not result.variant else "", result.variant), []).append(result)
+        own = [model for model in models if not model[2]] if len(models) > 1 else list(models)
+        for (model, place, variant), results in sorted(models.items(), key=lambda each: each[0][2] != ""):
+            alike = [m for m, _, v in models if (m, v) == (model, variant)]
+            told = f"{name}@{variant}" if variant else f"{name}/{model}" + (f" {place}" if len(alike) > 1 else "")
+            found.setdefault(name if len(own) == 1 and own[0] == (model, place, variant) else told, []).extend(results)
+    return found
+
+
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by their names, or by their paths where names are the same.
+
+    Raises:
+        ConfigError: a folder is given twice.
+    """
+    names = [folder.resolve().name for folder in folders]
+    found = {str(f) if names.count(n) > 1 else n: f for n, f in zip(names, folders, strict=True)}
+    if len(found) < len(folders):
+        raise ConfigError(f"compare: {', '.join(map(str, folders))}: a folder is named twice")
+    return found
+
+
+def evaluations(columns: Mapping[str, Sequence[Result]]) -> list[Evaluation]:
+    """What models were scored at; scores under different settings are different evaluations.
+
+    Args:
+        columns: results of each model, by its name.
+    """
+    doubled = {
+        label for found in columns.values() for label, n in Counter(r.label for r in found).items() if n > 1
+    }  # the same on other data, which the location tells apart
+    rows: dict[str, dict[str, Result]] = {}
+    for name, found in columns.items():
+        for result in found:
+            label = f"{result.label} of {result.data}" if result.label in doubled and result.data else result.label
+            other = rows.setdefault(label, {}).get(name)
+            if other is not None:
+                result = _newer(other, result)
+            rows[label][name] = result
+    return [Evaluation(label, results) for label, results in rows.items()]
+
+
+def _newer(one: Result, other: Result) -> Result:
+    """Of two files of the same evaluation, which older versions wrote, the later one; it is said which."""
+    first, second = sorted((one, other), key=lambda r: r.path.stat().st_mtime_ns if r.path else 0)
+    logger.warning("%s: %s is read, the older %s is not", second.label, second.path, first.path)
+    return second
+
+
+def difference(one: Result, other: Result, metric: str) -> tuple[float, float, float] | None:
+    """Mean difference of a metric and its interval (:func:`bootstrap_difference`); None without the same samples."""
+    first, second = one.samples.get(metric), other.samples.get(metric)
+    if first is None or second is None or len(first) != len(second) or one.sample_set != other.sample_set:
+        return None
+    return bootstrap_difference(first, second)
+
+
+def bootstrap_difference(
+    one: Tensor, other: Tensor, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean difference of two models' scores on the same samples, and its percentile bootstrap interval.
+
+    Args:
+        one: (N,).
+        other: (N,), of the same samples in the same order.
+        resamples: of the N samples, with replacement.
+        level: of the interval.
+        seed: of the resamples.
+
+    Returns:
+        Mean of one - other, lower and upper end.
+    """
+    difference = (one - other).double()
+    generator = torch.Generator().manual_seed(seed)
+    # How often each sample is drawn is multinomial: one row of counts is one resample.
+    means = torch.stack(
+        [
+            difference[torch.randint(len(difference), (len(difference),), generator=generator)].mean()
+            for _ in range(resamples)
+        ]
+    )
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, ends).tolist()
+    return float(difference.mean()), low, high
