@@ -29,7 +29,6 @@ def check_plan(plan: EvalPlan) -> None:
         ("datasets", bool(plan.datasets), "a list of data sets"),
         ("tasks", bool(plan.tasks), "a list of tasks"),
         ("lambdas", bool(plan.lambdas), "a list of numbers"),
-        ("captions", plan.captions in ("all", "first"), "all or first"),
     ]
     for key, holds, wanted in rules:
         if not holds:
