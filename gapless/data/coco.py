@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from gapless.data.images import printable
 from gapless.data.pairs import FilePair
 from gapless.errors import DataError
 
@@ -25,6 +26,8 @@ def coco_pairs(root: Path, split: str, karpathy: Path | None = None) -> list[Fil
     Raises:
         DataError: a folder or file is missing or malformed.
     """
+    if not root.is_dir():
+        raise DataError(f"data.path: looked for the folder {printable(root)} with the images, it is not there")
     if karpathy is not None:
         return _karpathy_pairs(root, split, karpathy)
     if split not in ("train", "val"):
@@ -36,9 +39,9 @@ def coco_pairs(root: Path, split: str, karpathy: Path | None = None) -> list[Fil
     try:
         captions: dict[int, list[str]] = {}
         for annotation in tree["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-        images = {image["id"]: image["file_name"] for image in tree["images"]}
-    except (KeyError, TypeError) as error:
+            captions.setdefault(annotation["image_id"], []).append(_text(annotation["caption"]))
+        images = {image["id"]: _text(image["file_name"]) for image in tree["images"]}
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"captions_{split}2017.json: not COCO's caption format ({error!r})") from None
     if len(images) < len(tree["images"]):
         logger.warning(
@@ -58,24 +61,36 @@ def _karpathy_pairs(root: Path, split: str, path: Path) -> list[FilePair]:
             if image["split"] not in wanted:
                 continue
             folder = root / image.get("filepath", "")  # Flickr's images lie in one folder
-            file = folder / image["filename"]
+            file = folder / _text(image["filename"])
             if not folder.is_dir():
                 file = root / folders.get(image["filepath"], image["filepath"]) / f"{image['cocoid']:012d}.jpg"
                 file = file if file.exists() else root / "val2017" / file.name
             pairs.append(
-                FilePair(str(image.get("cocoid", file.stem)), file, tuple(s["raw"] for s in image["sentences"]))
+                FilePair(str(image.get("cocoid", file.stem)), file, tuple(_text(s["raw"]) for s in image["sentences"]))
             )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"data.karpathy: {path} is not Karpathy's format ({error!r})") from None
     if not pairs:
         raise DataError(f"data.karpathy: {path} has no images in the split {split!r}")
+    places = {pair.path.parent for pair in pairs}
+    if not any(place.is_dir() for place in places):
+        raise DataError(f"data.path: looked for the folder {printable(min(places))} with the images, it is not there")
     return pairs
+
+
+def _text(value: Any) -> str:
+    """A text of a JSON file; half of a surrogate pair, which nothing can encode, becomes a question mark."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value.encode("utf-8", "replace").decode()
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"looked for {path}, it is not there; {LAYOUT}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error})") from None

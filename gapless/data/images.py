@@ -25,8 +25,9 @@ SKIPPED = (
     "too_many_bytes",
 )
 """Why a sample is left out; each is counted as ``data/skipped_<reason>``."""
-CONVERTED = ("animated", "cmyk", "alpha", "bit_depth")
-"""What is changed in an image that is used; each is counted as ``data/converted_<reason>``."""
+LONG_CAPTION = "long_caption"
+CONVERTED = ("animated", "cmyk", "alpha", "bit_depth", LONG_CAPTION)
+"""What is changed in a sample that is used; each is counted as ``data/converted_<reason>``."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "jpe", "jfif", "tif", "tiff", "avif")
 """Endings of the files that are read as pictures."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gapless.data.images import BadSampleError, decode_image
+from gapless.data.images import LONG_CAPTION, BadSampleError, decode_image
 from gapless.data.pairs import Pair, PairSource
+from gapless.data.tokens import too_long
 
 Transform = Callable[[Tensor], Tensor]
 Tokenize = Callable[[list[str]], Tensor]
@@ -41,6 +42,13 @@ class BadSample(NamedTuple):
     detail: str
 
 
+def told_of(bad: Sequence[BadSample]) -> str:
+    """How many samples are bad, for which reasons, and the first three of them."""
+    reasons = ", ".join(f"{number} {reason}" for reason, number in Counter(s.reason for s in bad).most_common())
+    first = "; ".join(f"{sample.key}: {sample.detail}" for sample in bad[:3])
+    return f"{len(bad)} bad samples ({reasons}), first: {first}" if bad else "0 bad samples"
+
+
 class Batch(NamedTuple):
     """The usable samples of one process's part of a global batch (n may be 0)."""
 
@@ -53,9 +61,11 @@ class Batch(NamedTuple):
     bad: list[BadSample]
     """Samples that were left out."""
     converted: dict[str, int]
-    """How many images were changed, by reason."""
+    """How many samples were changed, by reason."""
     identities: Tensor
     """int64 (n, 2), of the images and captions: what is equal has equal numbers."""
+    first_cut: str = ""
+    """The first caption that is longer than the model's context and was cut; converted counts them."""
 
     @property
     def rows(self) -> int:
@@ -196,18 +206,22 @@ class Collate:
 
     def __call__(self, samples: Sequence[Sample | BadSample]) -> Batch:
         good = [s for s in samples if isinstance(s, Sample)]
+        cut: list[str] = []
         if self.towers == "image-image":
             images, tokens = self._images([s.image for s in good]), self._images([s.second for s in good])
         else:
-            tokens = self._tokens([s.caption for s in good])
+            captions = [s.caption for s in good]
+            tokens = self._tokens(captions)
+            cut = too_long(self.tokenize, captions, tokens)
             images = tokens if self.towers == "text-text" else self._images([s.image for s in good])
         return Batch(
             images=images,
             tokens=tokens,
             indices=torch.tensor([s.position for s in good], dtype=torch.long),
             bad=[s for s in samples if isinstance(s, BadSample)],
-            converted=dict(Counter(reason for s in good for reason in s.converted)),
+            converted=dict(Counter([*(reason for s in good for reason in s.converted), *(LONG_CAPTION for _ in cut)])),
             identities=torch.tensor([s.identity for s in good], dtype=torch.long).reshape(-1, 2),
+            first_cut=cut[0][:80] if cut else "",
         )
 
     def _images(self, images: list[Tensor]) -> Tensor:

@@ -33,6 +33,7 @@ class CaptionBatch:
     """int64 (n, L), filled up with IGNORED."""
     bad: list[BadSample] = field(default_factory=list)
     converted: dict[str, int] = field(default_factory=dict)
+    first_cut: str = ""
 
     @property
     def rows(self) -> int:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gapless.data import Place
-from gapless.data.images import BadSampleError
+from gapless.data.images import LONG_CAPTION, BadSampleError
 from gapless.data.labelled import LabelledImages
 from gapless.data.loader import EvalData
-from gapless.data.samples import BadSample, Transform
+from gapless.data.samples import BadSample, Transform, told_of
+from gapless.data.tokens import tell_cut, too_long
 from gapless.data.workers import Loader
 from gapless.errors import DataError, NonFiniteError
 from gapless.models import Tokenizer
@@ -61,7 +62,7 @@ def embed_pairs(
         DataError: rows lost or doubled, or no usable pair.
         NonFiniteError: features that are NaN or infinite.
     """
-    images, texts, indices, bad = [], [], [], []
+    images, texts, indices, bad, cut, first_cut = [], [], [], [], 0, ""
     with _evaluating(model) as device:
         for batch in _shown(data.batches(), "embedding pairs"):
             with autocast():
@@ -70,14 +71,15 @@ def embed_pairs(
             texts.append(output["text_features"].cpu())
             indices.append(batch.indices)
             bad += batch.bad
+            cut, first_cut = cut + batch.converted.get(LONG_CAPTION, 0), first_cut or batch.first_cut
             if data.equal_batches:
                 poll()
     if not images:  # a stream may have nothing for this process
         images, texts, indices = [torch.empty(0, 0)], [torch.empty(0, 0)], [torch.empty(0, dtype=torch.long)]
-    parts = gather_object([(torch.cat(images), torch.cat(texts), torch.cat(indices), bad)])
+    parts = gather_object([(torch.cat(images), torch.cat(texts), torch.cat(indices), bad, cut, first_cut)])
     filled = [p for p in parts if len(p[0])]
     if not filled:
-        raise DataError(f"evaluation: no usable pair ({len(parts[0][3])} bad samples)")
+        raise DataError(f"evaluation: no usable pair; {told_of([sample for p in parts for sample in p[3]])}")
     features = PairFeatures(
         torch.cat([p[0] for p in filled]),
         torch.cat([p[1] for p in filled]),
@@ -87,8 +89,12 @@ def embed_pairs(
     refuse_not_finite(features.image, "image")
     refuse_not_finite(features.text, "text")
     n = len(features.image)
+    if any(p[4] for p in parts):
+        tell_cut(sum(p[4] for p in parts), n, next(p[5] for p in parts if p[4]))
     if data.num_samples >= 0 and n + len(features.bad) != data.num_samples:
-        raise DataError(f"evaluation saw {n} + {len(features.bad)} bad samples of {data.num_samples}")
+        raise DataError(
+            f"evaluation saw {n} + {len(features.bad)} bad samples of {data.num_samples}; {told_of(features.bad)}"
+        )
     return features
 
 
@@ -122,13 +128,17 @@ def embed_texts(
     place = Place(PartialState().process_index, PartialState().num_processes)
     different = sorted(set(texts), key=lambda text: (len(text), text))
     mine = different[place.rank :: place.world]  # like lengths on every process
-    found = []
+    found, cut = [], []
     with _evaluating(model) as device:
         for start in _shown(range(0, len(mine), batch_size), told):
             with autocast():
-                tokens = tokenize(mine[start : start + batch_size]).to(device)
-                found.append(model(tokens=tokens)["text_features"].float().cpu())
+                tokens = tokenize(mine[start : start + batch_size])
+                cut += too_long(tokenize, mine[start : start + batch_size], tokens)
+                found.append(model(tokens=tokens.to(device))["text_features"].float().cpu())
     parts = gather_object([torch.cat(found)] if found else [torch.empty(0, 0)])
+    all_cut = gather_object([(len(cut), cut[0][:80])] if cut else [])
+    if all_cut:
+        tell_cut(sum(number for number, _ in all_cut), len(different), all_cut[0][1])
     rows = {
         text: row
         for rank, part in enumerate(parts)
@@ -229,8 +239,7 @@ def embed_images(
     rows = [row for part, _ in parts for row in part]
     bad = [sample for _, part in parts for sample in part]
     if not rows:
-        first = f"; first: {bad[0].key} ({bad[0].detail})" if bad else ""
-        raise DataError(f"none of {len(images)} images can be used{first}")
+        raise DataError(f"none of {len(images)} images can be used; {told_of(bad)}")
     features, positions, labels = (torch.cat(column) for column in zip(*rows, strict=True))
     refuse_not_finite(features, "image")
     if len(features) + len(bad) != len(images):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gapless.config import Config
 from gapless.data import Batch, Place, build_source, build_train_data
+from gapless.data.images import LONG_CAPTION
 from gapless.data.loader import StreamTrainData
 from gapless.data.sources import is_stream
 from gapless.data.tokens import CaptionTokenizer
@@ -110,7 +111,9 @@ def _first_batch(batches: Iterable[Batch]) -> str:
     if not len(batch.images):
         raise DataError(f"data: the first batch has no usable pair; {left_out}")
     told = f"first batch: {_sides(batch.images)} and {_sides(batch.tokens)}"
-    return f"{told}; {left_out}" if left_out else told
+    number = batch.converted.get(LONG_CAPTION)
+    cut = f"{number} captions are longer than the context and are cut, first: {batch.first_cut}" if number else ""
+    return "; ".join(part for part in (told, left_out, cut) if part)
 
 
 def _sides(rows: Tensor) -> str:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import torch
 
-from gapless.data.images import CONVERTED, SKIPPED
+from gapless.data.images import CONVERTED, LONG_CAPTION, SKIPPED
 from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError
 from gapless.train.gather import exchange
 from gapless.train.meters import Clock, progress_bar
@@ -126,6 +126,8 @@ def _count_bad(parts: Parts, batch: TrainBatch, counts: dict[str, int]) -> None:
     seen = sum(number for name, number in progress.counts.items() if name.startswith("skipped_"))
     for sample in batch.bad[: max(0, NAMED_BAD_SAMPLES - seen)]:
         logger.warning("left out %s: %s", sample.key, sample.detail)
+    if batch.first_cut and f"converted_{LONG_CAPTION}" not in progress.counts:
+        logger.warning("captions that are longer than the model's context are cut, first: %s", batch.first_cut)
     for name, number in counts.items():
         if number:
             progress.counts[name] = progress.counts.get(name, 0) + number

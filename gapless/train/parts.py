@@ -40,6 +40,9 @@ class TrainBatch(Protocol):
     @property
     def converted(self) -> dict[str, int]: ...
 
+    @property
+    def first_cut(self) -> str: ...
+
 
 class TrainBatches(Protocol):
     """An endless sequence of global batches."""

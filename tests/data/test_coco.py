@@ -109,3 +109,39 @@ def test_karpathys_split_of_flickr(tmp_path):
     (pair,) = coco_pairs(tmp_path, "test", tmp_path / "dataset_flickr30k.json")
     assert (pair.key, pair.captions) == ("36979", ("a man", "two men"))
     assert pair.path.is_file()
+
+
+def test_a_mistyped_image_folder_is_named(coco):
+    image = {"filename": "1.jpg", "split": "test", "sentences": [{"raw": "a"}]}
+    path = coco / "dataset.json"
+    for more in ({}, {"filepath": "val2014", "cocoid": 1}):
+        path.write_text(json.dumps({"images": [image | more]}))
+        with pytest.raises(DataError, match="data.path: looked for the folder .*nowhere with the images"):
+            coco_pairs(coco / "nowhere", "test", path)
+    path.write_text(json.dumps({"images": [image | {"filepath": "val2014", "cocoid": 1}]}))
+    (coco / "val2017").rename(coco / "elsewhere")
+    with pytest.raises(DataError, match="data.path: looked for the folder .*val2017 with the images"):
+        coco_pairs(coco, "test", path)
+    with pytest.raises(DataError, match="data.path: looked for the folder .*nowhere"):
+        coco_pairs(coco / "nowhere", "train")
+
+
+@pytest.mark.parametrize(
+    "wrong", [["a"], "a", {"filename": 5}, {"sentences": ["a"]}, {"sentences": [{"raw": None}]}, {"filepath": "x"}]
+)
+def test_what_is_not_karpathys_format(coco, wrong):
+    image = {"filename": "1.jpg", "split": "test", "sentences": [{"raw": "a"}]}
+    path = coco / "dataset.json"
+    path.write_text(json.dumps({"images": [image | wrong if isinstance(wrong, dict) else wrong]}))
+    with pytest.raises(DataError, match="dataset.json is not Karpathy's format"):
+        coco_pairs(coco, "test", path)
+
+
+def test_half_a_surrogate_pair_can_be_encoded(coco):
+    path = coco / "annotations" / "captions_val2017.json"
+    path.write_text(path.read_text().replace("caption 0 of 139", r"a \ud83d dog \ud83d\ude00"))
+    (pair,) = coco_pairs(coco, "val")
+    assert pair.captions[0] == "a ? dog \U0001f600"
+    path.write_text(path.read_text().replace('"caption 1 of 139"', "null"))
+    with pytest.raises(DataError, match="not COCO's caption format"):
+        coco_pairs(coco, "val")

@@ -73,5 +73,7 @@ def test_too_few_or_too_many_bad_samples(tmp_path):
     pairs.max_bad_fraction = 0.1
     assert pairs.run(model)["val/num_samples"] == 39
     source.pairs[:] = [source.pairs[3]] * 40
-    with pytest.raises(DataError, match=r"no usable pair \(40 bad samples\)"):
+    with pytest.raises(
+        DataError, match=r"no usable pair; 40 bad samples \(40 missing_file\), first: (gone: missing file .*){3}$"
+    ):
         pairs.run(model)
