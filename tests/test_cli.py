@@ -93,6 +93,12 @@ def test_gap_of_two_files(tmp_path):
     assert "Traceback" in run("gap", "--images", "none.npy", "--texts", "none.npy", "--debug", code=3)
 
 
+def test_doctor_shows_brackets_of_paths(tmp_path, capsys):
+    path = str(write_config(tiny_config(tmp_path), tmp_path / "c.yaml"))
+    told = run("doctor", "--config", path, "--data.source=folder", "--data.path=/data/[train]/x", code=3)
+    assert "/data/[train]/x" in " ".join(told.split())
+
+
 def test_doctor(tmp_path):
     path = str(write_config(tiny_config(tmp_path), tmp_path / "c.yaml"))
     told = run("doctor", "--config", path)
@@ -108,8 +114,10 @@ def test_doctor(tmp_path):
 
 
 def test_prepare_says_what_is_wrong(tmp_path):
-    assert "SOURCE: 'emojis'" in run("prepare", "emojis", "--output", str(tmp_path / "x"), code=2)
+    assert "source: emojis is not one of" in run("prepare", "emojis", "--output", str(tmp_path / "x"), code=2)
     assert "data.path" in run("prepare", "coco", "--output", str(tmp_path / "x"), code=2)
-    assert "--resize" in run("prepare", "emoji", "--resize", "0", "--output", str(tmp_path / "x"), code=2)
+    assert "resize: 0 does not work" in run(
+        "prepare", "emoji", "--resize", "0", "--output", str(tmp_path / "x"), code=2
+    )
     told = run("prepare", "emoji", "--split", "test", "--workers", "0", "--output", str(tmp_path / "shards"))
     assert "395 pairs in 1 shards" in told

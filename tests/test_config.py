@@ -121,6 +121,14 @@ def test_sources_need_a_path_and_names_are_folders():
     check_config(Config())
 
 
+def test_weights_that_are_all_zero_train_nothing():
+    for terms in ({"clip": 0.0}, {"clip": {"from": 0.0, "to": 0.0}}):
+        with pytest.raises(ConfigError, match=r"^loss.terms: the weights of clip are all 0"):
+            build_objective(with_changes(Config(), loss={"terms": terms}))
+    build_objective(with_changes(Config(), loss={"terms": {"clip": {"from": 0.0, "to": 1.0}}}))
+    build_objective(with_changes(Config(), loss={"terms": {"clip": 0.0, "align": 1.0}}))
+
+
 def test_the_hash_ignores_where_a_run_lies():
     config = Config()
     assert config_hash(config) == config_hash(with_changes(config, name="other", output="elsewhere"))

@@ -9,11 +9,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser
 
 from gapless import __version__
+from gapless.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
 from gapless.cli import caption, evaluate, geometry, reports, robustness
 from gapless.config import Config
 from gapless.errors import ConfigError, DataError, GaplessError, StoppedError, lost_process
@@ -60,6 +61,7 @@ def _train(arguments: Any) -> None:
 
 def _doctor(arguments: Any) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from gapless.train.doctor import examine
@@ -67,7 +69,7 @@ def _doctor(arguments: Any) -> None:
     table = Table("check", "", "result", box=None)
     checks = examine(_config_of(arguments))
     for check in checks:
-        table.add_row(check.name, "[red]fails[/]" if check.error else "[green]ok[/]", check.told)
+        table.add_row(check.name, "[red]fails[/]" if check.error else "[green]ok[/]", escape(check.told))
     Console().print(table)
     failed = [check.error for check in checks if check.error]
     if failed:
@@ -78,20 +80,27 @@ def _doctor(arguments: Any) -> None:
 
 
 def _prepare_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", type=str, help="emoji, coco, folder, csv or shards.")
+    sources = Literal["emoji", "coco", "folder", "csv", "shards"]
+    parser.add_argument("source", type=sources, help="emoji, coco, folder, csv or shards.")
     parser.add_argument("--output", type=Path, required=True, help="New folder for the shards, or one to continue.")
-    parser.add_argument("--path", type=str, default=None, help="Root folder, csv file or shards of the source.")
-    parser.add_argument("--split", type=str, default="train", help="train, val or test.")
-    parser.add_argument("--karpathy", type=str, default=None, help="dataset_coco.json for Karpathy's split of COCO.")
+    parser.add_argument("--path", type=Location, default=None, help="Root folder, csv file or shards of the source.")
+    parser.add_argument("--split", type=Literal["train", "val", "test"], default="train", help="train, val or test.")
+    parser.add_argument(
+        "--karpathy", type=Location, default=None, help="dataset_coco.json for Karpathy's split of COCO."
+    )
     parser.add_argument("--csv_image", type=str, default="filepath", help="csv column of the image path.")
     parser.add_argument("--csv_caption", type=str, default="title", help="csv column of the caption.")
-    parser.add_argument("--csv_separator", type=str, default=",", help="csv column separator.")
+    parser.add_argument("--csv_separator", type=Separator, default=",", help="csv column separator.")
     parser.add_argument("--json_caption", type=str, default="caption", help="Key of captions in .json of shards.")
     parser.add_argument("--all", action="store_true", help="Take every pair of a folder or csv, holding out none.")
-    parser.add_argument("--resize", type=int, default=None, help="Largest length of the shorter side, in pixels.")
-    parser.add_argument("--samples_per_shard", type=int, default=5000, help="Pairs of one file.")
-    parser.add_argument("--workers", type=int, default=2, help="Decoding processes.")
-    parser.add_argument("--max_bad_fraction", type=float, default=0.01, help="Share of bad samples that is tolerated.")
+    parser.add_argument(
+        "--resize", type=PositiveInteger, default=None, help="Largest length of the shorter side, in pixels."
+    )
+    parser.add_argument("--samples_per_shard", type=PositiveInteger, default=5000, help="Pairs of one file.")
+    parser.add_argument("--workers", type=NonNegativeInteger, default=2, help="Decoding processes; 0 for this one.")
+    parser.add_argument(
+        "--max_bad_fraction", type=ClosedUnitInterval, default=0.01, help="Share of bad samples that is tolerated."
+    )
 
 
 def _prepare(arguments: Any) -> None:
@@ -110,12 +119,7 @@ def _prepare(arguments: Any) -> None:
         csv_separator=arguments.csv_separator,
         json_caption=arguments.json_caption,
     )
-    if arguments.source not in ("emoji", "coco", "folder", "csv", "shards"):
-        raise ConfigError(f"SOURCE: {arguments.source!r} is not one of emoji, coco, folder, csv, shards")
     check_config(Config(data=data))
-    for key in ("resize", "samples_per_shard"):
-        if getattr(arguments, key) is not None and getattr(arguments, key) < 1:
-            raise ConfigError(f"--{key}: {getattr(arguments, key)} does not work, it must be at least 1")
     prepared = prepare_shards(
         build_source(data, arguments.split),
         arguments.output,

@@ -2,16 +2,19 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from gapless.arguments import Location, NonNegativeInteger, PositiveInteger
 from gapless.cli.evaluate import PRETRAINED
 from gapless.config import DataConfig
 from gapless.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+Split = Literal["train", "val", "test"]
 
 
 def needs_extra() -> None:
@@ -28,26 +31,31 @@ def needs_extra() -> None:
 
 def add_embed(parser: ArgumentParser) -> None:
     """What ``gapless caption embed`` takes."""
-    parser.add_argument("model", type=str, help="A run, an export folder, or an open_clip model name.")
+    parser.add_argument("model", type=Location, help="A run, an export folder, or an open_clip model name.")
     parser.add_argument(
         "--pretrained",
-        type=str,
+        type=Location,
         default=None,
         help=PRETRAINED,
     )
     parser.add_class_arguments(DataConfig, "data")
-    parser.add_argument("--splits", type=list[str], default=["train", "val", "test"], help="That are embedded.")
-    parser.add_argument("--precision", type=str, default="fp32", help="Of the forward passes: fp32 or bf16.")
-    parser.add_argument("--batch_size", type=int, default=256, help="Images or texts of one forward pass.")
+    parser.add_argument("--splits", type=list[Split], default=["train", "val", "test"], help="That are embedded.")
+    parser.add_argument(
+        "--precision", type=Literal["fp32", "bf16"], default="fp32", help="Of the forward passes: fp32 or bf16."
+    )
+    parser.add_argument("--batch_size", type=PositiveInteger, default=256, help="Images or texts of one forward pass.")
     parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
 
 
 def run_embed(arguments: Any) -> None:
     """Embed, and print what was written."""
+    from gapless.config import Config
     from gapless.decode.embed import embed_store
+    from gapless.rules import check_config
 
-    if arguments.precision not in ("fp32", "bf16"):
-        raise ConfigError(f"--precision: {arguments.precision!r} is not one of fp32, bf16")
+    check_config(Config(data=arguments.data))
+    if not arguments.splits:
+        raise ConfigError("splits: name at least one of train, val, test")
     written = embed_store(
         arguments.model,
         arguments.pretrained,
@@ -63,7 +71,7 @@ def run_embed(arguments: Any) -> None:
 def add_convert(parser: ArgumentParser) -> None:
     """What ``gapless caption convert`` takes."""
     parser.add_argument("pickle", type=Path, help="Pickled features of the paper's code; never executed.")
-    parser.add_argument("--split", type=str, default="train", help="train, val or test, of files that do not say it.")
+    parser.add_argument("--split", type=Split, default="train", help="train, val or test, of files that do not say it.")
     parser.add_argument("--modality", type=str, default="image", help="Of what texts describe: image, audio, video.")
     parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
 
@@ -72,8 +80,6 @@ def run_convert(arguments: Any) -> None:
     """Convert, and print what was written."""
     from gapless.decode.convert import convert_pickle
 
-    if arguments.split not in ("train", "val", "test"):
-        raise ConfigError(f"--split: {arguments.split!r} is not one of train, val, test")
     written = convert_pickle(arguments.pickle, arguments.split, arguments.output, arguments.modality)
     _print_written(written, arguments.output)
 
@@ -117,7 +123,7 @@ def add_eval(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
     parser.add_class_arguments(CaptionPlan, None)
     parser.add_argument("--output", type=Path, default=None, help="Folder of results; CAPTIONER/results.")
-    parser.add_argument("--show", type=int, default=5, help="Captions that are printed.")
+    parser.add_argument("--show", type=NonNegativeInteger, default=5, help="Captions that are printed.")
 
 
 def run_eval(arguments: Any) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from gapless.arguments import Location
 from gapless.cli.checkpoints import named_checkpoint
 from gapless.config import EvalPlan
 from gapless.errors import ConfigError, DataError
@@ -30,10 +31,12 @@ HEADLINES = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What ``gapless eval`` takes."""
-    parser.add_argument("model", nargs="?", default=None, help="A run, an export folder, or an open_clip model name.")
+    parser.add_argument(
+        "model", nargs="?", type=Location, default=None, help="A run, an export folder, or an open_clip model name."
+    )
     parser.add_argument(
         "--pretrained",
-        type=str,
+        type=Location,
         default=None,
         help=PRETRAINED,
     )
@@ -45,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=None, help="Folder of results; RUN/results, or results.")
     parser.add_argument("--no_cache", action="store_true", help="Keep no image features, and read none.")
     parser.add_argument(
-        "--interpolate", type=str, default=None, help="WiSE-FT: base of a fine-tuned model; --pretrained is its."
+        "--interpolate", type=Location, default=None, help="WiSE-FT: base of a fine-tuned model; --pretrained is its."
     )
     parser.add_argument("--alphas", type=str, default="0,0.25,0.5,0.75,1", help="0 is the base, 1 the model.")
     parser.add_argument("--compare", nargs="+", type=Path, default=None, help="Show results of runs side by side.")

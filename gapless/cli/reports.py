@@ -1,10 +1,11 @@
 """``gapless report``, ``sweep`` and ``reproduce``: many runs, and what they come to."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from gapless.arguments import Location, PositiveInteger
 from gapless.cli.caption import needs_extra
 from gapless.errors import ConfigError
 
@@ -45,14 +46,25 @@ def run_sweep_file(arguments: Any) -> None:
     Console().print(run_sweep(*given).terminal())
 
 
-EXPERIMENTS = ("demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature")
+Experiment = Literal["demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature"]
+GRID = {"edition", "dimensions", "jobs", "allow_missing"}
+USED = {
+    "demo": set(),
+    "contrastive-gap": GRID,
+    "contrastive-gap coco": GRID | {"data_path", "root"},
+    "connect-collapse-corrupt captioning": {"only", "source", "edition"},
+    "connect-collapse-corrupt captioning coco": {"only", "source", "edition", "data_path", "karpathy"},
+    "connect-collapse-corrupt geometry": {"only", "source"},
+    "bug-or-feature": {"source"},
+}
+"""Arguments that change an experiment, besides output and quick."""
 
 
 def add_reproduce(parser: ArgumentParser) -> None:
     """What ``gapless reproduce`` takes."""
     parser.add_argument(
         "experiment",
-        type=str,
+        type=Experiment,
         help="demo: clip, cua, cuaxu from one start. A paper: contrastive-gap, all of its tables; "
         "connect-collapse-corrupt, its captioning, or its geometry with --only=geometry; bug-or-feature, its geometry.",
     )
@@ -60,28 +72,63 @@ def add_reproduce(parser: ArgumentParser) -> None:
         "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
     )
     parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
-    parser.add_argument("--edition", type=str, default="emoji", help="contrastive-gap: emoji (embedded) or coco.")
+    parser.add_argument(
+        "--edition",
+        type=Literal["emoji", "coco"],
+        default="emoji",
+        help="contrastive-gap and captioning: emoji (embedded) or coco.",
+    )
     parser.add_argument(
         "--source", type=Path, default=None, help="A run whose space is used; geometry takes embeddings too."
     )
     parser.add_argument(
-        "--only", type=str, default="captioning", help="connect-collapse-corrupt: captioning or geometry."
+        "--only",
+        type=Literal["captioning", "geometry"],
+        default="captioning",
+        help="connect-collapse-corrupt: captioning or geometry.",
     )
-    parser.add_argument("--karpathy", type=str, default=None, help="coco: dataset_coco.json, for captioning.")
-    parser.add_argument("--data_path", type=str, default=None, help="coco: folder of COCO 2017.")
-    parser.add_argument("--root", type=str, default=None, help="coco: folder of zero-shot sets and simat, {dataset}.")
-    parser.add_argument("--dimensions", type=list[int], default=[32, 64, 128], help="Of the grid.")
-    parser.add_argument("--jobs", type=int, default=None, help="Runs at a time; null for one on each GPU.")
-    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs of the grid failed.")
+    parser.add_argument("--karpathy", type=Location, default=None, help="coco: dataset_coco.json, for captioning.")
+    parser.add_argument("--data_path", type=Location, default=None, help="coco: folder of COCO 2017.")
+    parser.add_argument(
+        "--root", type=Location, default=None, help="coco: folder of zero-shot sets and simat, {dataset}."
+    )
+    parser.add_argument(
+        "--dimensions", type=list[PositiveInteger], default=[32, 64, 128], help="contrastive-gap: of the grid."
+    )
+    parser.add_argument(
+        "--jobs", type=PositiveInteger, default=None, help="contrastive-gap: runs at a time; null for one on each GPU."
+    )
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="contrastive-gap: exit 0 although runs of the grid failed."
+    )
+
+
+def _refuse_unused(arguments: Any) -> None:
+    """An argument that the experiment does not look at would be ignored in silence."""
+    parts = [arguments.experiment]
+    if arguments.experiment == "connect-collapse-corrupt":
+        parts.append(arguments.only)
+    if arguments.edition == "coco" and " ".join([*parts, "coco"]) in USED:
+        parts.append("coco")
+    experiment = " ".join(parts)
+    usual: dict[str, Any] = {
+        "edition": "emoji",
+        "only": "captioning",
+        "dimensions": [32, 64, 128],
+        "allow_missing": False,
+    }
+    for key in ("edition", "source", "only", "karpathy", "data_path", "root", "dimensions", "jobs", "allow_missing"):
+        if key not in USED[experiment] and getattr(arguments, key) != usual.get(key):
+            used = ", ".join(sorted(USED[experiment] | {"output", "quick"}))
+            raise ConfigError(f"{key}: {experiment} does not use it (it takes {used})")
+    if not arguments.dimensions:
+        raise ConfigError("dimensions: name at least one")
 
 
 def run_reproduce(arguments: Any) -> None:
     """Run the experiment."""
+    _refuse_unused(arguments)
     output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
-    if arguments.experiment not in EXPERIMENTS:
-        raise ConfigError(f"EXPERIMENT: {arguments.experiment!r} is not one of {', '.join(EXPERIMENTS)}")
-    if arguments.edition not in ("emoji", "coco"):
-        raise ConfigError(f"--edition: {arguments.edition!r} is not one of emoji, coco")
     if arguments.experiment == "demo":
         from gapless.reproduce.demo import run_demo
 
@@ -90,8 +137,6 @@ def run_reproduce(arguments: Any) -> None:
     if arguments.experiment != "contrastive-gap":
         from gapless.reproduce.geometry import reproduce_geometry
 
-        if arguments.only not in ("captioning", "geometry"):
-            raise ConfigError(f"--only: {arguments.only!r} is not one of captioning, geometry")
         if arguments.experiment == "connect-collapse-corrupt" and arguments.only == "captioning":
             _captioning(arguments, output)
             return

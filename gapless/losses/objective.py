@@ -2,11 +2,13 @@
 
 import difflib
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from gapless.errors import ConfigError
 from gapless.losses.alignment import alignment_loss, centroid_loss
@@ -53,6 +55,8 @@ INITIAL_BIAS = {"siglip": -10.0, "siglip_relative": -1.0}
 """SigLIP starts at -10; at its temperature of 0.1 that is a relative bias of -1."""
 PAIRS_NEEDED = {"uniform", "cross_uniform", "centroid_uniform", "koleo"}
 """Built-in terms that one pair alone does not have."""
+TRIED, TRIED_DIM = 8, 16
+"""Pairs and dimensions on which a user's own term is tried."""
 TILED_FROM = 512
 """Pairs from which the tiled terms are faster than the plain ones (bench/losses.py)."""
 
@@ -85,6 +89,8 @@ class Objective:
     ) -> None:
         if not terms:
             raise ConfigError("loss.terms: no term is set, name at least one, for example {clip: 1}")
+        if not all(math.isfinite(weight) for weight in terms.values()):
+            raise ConfigError(f"loss.terms: {dict(terms)} does not work, weights must be finite")
         for key, value, holds in (
             ("uniform_t", uniform_t, uniform_t > 0),
             ("align_alpha", align_alpha, align_alpha > 0),
@@ -168,6 +174,32 @@ def _load_term(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         raise ConfigError(f"loss.terms.{name}: unknown term, {hint}")
     try:
         own: Callable[[Tensor, Tensor, Tensor], Tensor] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"loss.terms.{name}: cannot be imported ({error})") from error
+    except (Exception, SystemExit) as error:  # the module is the user's: it may hold or raise anything
+        raise ConfigError(f"loss.terms.{name}: cannot be imported ({_told(error)})") from error
+    if not callable(own):
+        raise ConfigError(f"loss.terms.{name}: {function} is no function but {type(own).__name__}")
+    _try_term(name, own)
     return own
+
+
+def _try_term(name: str, own: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Call a user's term once on a few pairs, so that a slip in it is found before any data is read."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        x, y = (normalize(torch.randn(TRIED, TRIED_DIM), dim=1).requires_grad_() for _ in range(2))
+        try:
+            value = own(x, y, torch.tensor(10.0, requires_grad=True))
+        except Exception as error:
+            raise ConfigError(
+                f"loss.terms.{name}: called with image_features and text_features of shape ({TRIED}, {TRIED_DIM}) "
+                f"and logit_scale, it raises {_told(error)}"
+            ) from error
+    if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
+        kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"loss.terms.{name}: it returns {kind}, it must return a scalar tensor of floats")
+    if not value.requires_grad:
+        raise ConfigError(f"loss.terms.{name}: what it returns has no gradient, so that it trains nothing")
+
+
+def _told(error: BaseException) -> str:
+    """An error of other people's code in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
-from gapless.config import Config, EvalPlan, with_changes
+from gapless.config import Config, EvalPlan, Ramp, with_changes
 from gapless.data import Place, build_train_data
 from gapless.data.sources import is_stream
 from gapless.data.tokens import CaptionTokenizer
@@ -50,7 +50,12 @@ GAP_PAIRS = 4096
 def build_objective(config: Config) -> Objective:
     """The objective: the preset's terms, with ``loss.terms`` over them."""
     loss = config.loss
-    terms = {name: scheduled(weight, 0, 1) for name, weight in (PRESETS[loss.preset] | loss.terms).items()}
+    weights: dict[str, float | Ramp] = {**PRESETS[loss.preset], **loss.terms}
+    if weights and not any((w["from"] or w["to"]) if isinstance(w, dict) else w for w in weights.values()):
+        raise ConfigError(
+            f"loss.terms: the weights of {', '.join(weights)} are all 0, so that nothing would be trained"
+        )
+    terms = {name: scheduled(weight, 0, 1) for name, weight in weights.items()}
     return Objective(terms, loss.uniform_t, loss.align_alpha, loss.hardness, loss.implementation, Processes())
 
 

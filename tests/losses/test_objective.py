@@ -143,3 +143,57 @@ def test_the_documented_example_of_a_users_own_term(tmp_path, monkeypatch, unit)
 def test_every_term_is_documented():
     table = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
     assert set(BUILT_IN) <= set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+
+
+OWN = {
+    "syntax": "def term(x, y, scale:",
+    "import_raises": "raise RuntimeError('no licence\\nfound')",
+    "import_leaves": "raise SystemExit(3)",
+    "no_function": "term = 3",
+    "vector": "def term(x, y, scale): return (x * y).sum(1)",
+    "number": "def term(x, y, scale): return 1.0",
+    "nothing": "def term(x, y, scale): pass",
+    "whole": "def term(x, y, scale): return (x > 0).sum()",
+    "constant": "def term(x, y, scale): return (x * y).sum().detach()",
+    "raises": "def term(x, y, scale): raise KeyError('captions')",
+    "signature": "def term(x): return x.sum()",
+    "missing": "def other(x, y, scale): return x.sum()",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("syntax", "cannot be imported (SyntaxError"),
+        ("import_raises", "cannot be imported (RuntimeError: no licence found)"),
+        ("import_leaves", "cannot be imported (SystemExit: 3)"),
+        ("no_function", "term is no function but int"),
+        ("vector", "it returns a tensor of shape (8,), it must return a scalar tensor"),
+        ("number", "it returns float, it must"),
+        ("nothing", "it returns NoneType, it must"),
+        ("whole", "it returns a tensor of shape (), it must return a scalar tensor of floats"),
+        ("constant", "has no gradient"),
+        ("raises", "raises KeyError: 'captions'"),
+        ("signature", "raises TypeError: term() takes 1 positional argument but 3 were given"),
+        ("missing", "cannot be imported (AttributeError"),
+        ("elsewhere", "cannot be imported (ModuleNotFoundError"),
+    ],
+)
+def test_own_terms_that_do_not_work_are_one_line_before_any_data(name, told, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    if name in OWN:
+        (tmp_path / f"own_{name}.py").write_text(OWN[name])
+    with pytest.raises(ConfigError) as caught:
+        Objective({f"own_{name}:term": 1.0})
+    assert str(caught.value).startswith(f"loss.terms.own_{name}:term: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_trying_an_own_term_leaves_random_numbers_as_they_were():
+    state = torch.get_rng_state()
+    Objective({"tests.losses.test_objective:spread": 1.0})
+    assert torch.equal(state, torch.get_rng_state())
+    for weight in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"^loss.terms"):
+            Objective({"clip": weight})

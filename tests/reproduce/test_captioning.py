@@ -69,7 +69,7 @@ def test_what_the_coco_edition_needs_is_said():
     command = ("reproduce", "connect-collapse-corrupt", "--edition=coco")
     assert "--source: captioning's coco edition needs" in run(*command, code=2)
     assert "--data_path: captioning's coco edition needs COCO" in run(*command, "--source=x", code=2)
-    assert "--edition: 'cocoa' is not one of" in run(*command[:2], "--edition=cocoa", code=2)
+    assert "edition: cocoa is not one of" in run(*command[:2], "--edition=cocoa", code=2)
 
 
 def test_the_papers_numbers_agree_with_each_other():

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from gapless.reproduce.demo import COLUMNS
@@ -23,3 +24,38 @@ def test_the_demo_from_start_to_table(tmp_path):
     # All four begin alike: the same projections, because of the same seed.
     again = run("reproduce", "demo", "--output", str(tmp_path / "demo"), "--quick")
     assert again.count("is finished") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("demo", "--edition=coco"), "edition: demo does not use it"),
+        (("demo", "--jobs=2"), "jobs: demo does not use it"),
+        (("demo", "--source=x"), "source: demo does not use it"),
+        (("demo", "--dimensions=[2]"), "dimensions: demo does not use it"),
+        (("demo", "--allow_missing"), "allow_missing: demo does not use it"),
+        (
+            ("bug-or-feature", "--only=geometry"),
+            "only: bug-or-feature does not use it (it takes",
+        ),
+        (("bug-or-feature", "--edition=coco"), "edition: bug-or-feature does not use it"),
+        (("contrastive-gap", "--source=x"), "source: contrastive-gap does not use it"),
+        (("contrastive-gap", "--root=x"), "root: contrastive-gap does not use it"),
+        (("contrastive-gap", "--edition=coco", "--karpathy=x"), "karpathy: contrastive-gap coco does not use it"),
+        (
+            ("connect-collapse-corrupt", "--data_path=x"),
+            "data_path: connect-collapse-corrupt captioning",
+        ),
+        (
+            ("connect-collapse-corrupt", "--only=geometry", "--edition=coco"),
+            "connect-collapse-corrupt geometry",
+        ),
+        (("contrastive-gap", "--dimensions=[]"), "dimensions: name at least one"),
+        (("contrastive-gap", "--dimensions=[0]"), "dimensions: 0 does not work"),
+        (("contrastive-gap", "--jobs=0"), "jobs: 0 does not work"),
+        (("contrastive-gap", "--jobs=-1"), "jobs: -1 does not work"),
+    ],
+)
+def test_what_an_experiment_does_not_use_is_refused(arguments, told, tmp_path):
+    assert told in run("reproduce", *arguments, f"--output={tmp_path / 'out'}", code=2)
+    assert list(tmp_path.iterdir()) == []

@@ -31,7 +31,7 @@ def test_the_statistics_of_a_file_stand_beside_the_papers(tmp_path, embeddings):
     for name in ("mlp-collapse", "two-spans", "stable-region"):
         assert (output / f"{name}.png").stat().st_size > 3000
     assert r"\toprule" in (output / "connect-collapse-corrupt.tex").read_text()
-    assert "--only" in run("reproduce", "connect-collapse-corrupt", "--only=captions", code=2)
+    assert "only: captions is not one of" in run("reproduce", "connect-collapse-corrupt", "--only=captions", code=2)
 
 
 def test_robustness_of_a_run_becomes_a_page(tmp_path):
