@@ -260,7 +260,7 @@ def build_eval_data(
     path = config.val_path or config.path
     if config.source == "shards" and is_streamed(str(path), "data.val_path" if config.val_path else "data.path"):
         if not config.val_path:
-            raise ConfigError("data.val_path: set it, nothing can be held out of remote shards")
+            raise ConfigError("data.val_path: set it, nothing can be held out of streamed shards")
         shards, reader = _streamed_shards(config, "data.val_path", place)
         stream = StreamDataset(shards, reader, make_sample, collate, config.val_captions, batch_size, place)
         return StreamEvalData(stream, config.workers)

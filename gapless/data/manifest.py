@@ -18,6 +18,9 @@ SIZES_FILE = "sizes.json"
 UNFINISHED_FILE = "unfinished.json"
 """Lies in the folder of gapless prepare until its last shard is written."""
 
+MAX_SAMPLES = 10_000_000
+"""More than any shard holds."""
+
 
 class ShardRecord(NamedTuple):
     """What is known of a shard without reading it."""
@@ -131,12 +134,14 @@ def _record(shard: dict[str, Any], place: str) -> ShardRecord:
     name, checksum = shard["name"], shard.get("sha256")
     return ShardRecord(
         _number(shard.get("samples"), name, place),
-        _number(shard["bytes"], name, place) if "bytes" in shard else None,
+        _number(shard["bytes"], name, place, 2**60) if "bytes" in shard else None,
         checksum if isinstance(checksum, str) else None,
     )
 
 
-def _number(value: Any, name: str, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**60:
-        raise DataError(f"data.path: {place} says {str(value)[:40]!r} of {name}, it must be a number from 0")
+def _number(value: Any, name: str, place: str, largest: int = MAX_SAMPLES) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise DataError(
+            f"data.path: {place} says {str(value)[:40]!r} of {name}, it must be a number from 0 to {largest}"
+        )
     return value

@@ -1,5 +1,6 @@
 """Local webdataset shards, read by position: indexed once, member offsets kept beside the tar file."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -160,7 +161,8 @@ class ShardSource:
                 record = records.get(self.paths[shard])
                 lost = max(1, (record.samples if record else typical) - len(index.members))
                 logger.warning("%s is damaged (%s): %d samples count as lost", paths[shard], index.damage[0], lost)
-                self.members += [(shard, Member(str(paths[shard]), told=index.damage[0], lost=True))] * lost
+                keys = (f"{self.paths[shard].name}, lost {k}" for k in range(lost))  # each is held out or not by itself
+                self.members += [(shard, Member(key, told=index.damage[0], lost=True)) for key in keys]
         self._check_samples()
 
     def _check_samples(self) -> None:
@@ -225,7 +227,10 @@ def _check_files(paths: Sequence[str]) -> None:
 
 
 def _read(path: str, process: int, offset: int, size: int) -> bytes:
-    return os.pread(_open(path, process).descriptor, size, offset)
+    content = os.pread(_open(path, process).descriptor, size, offset)
+    if len(content) < size:
+        raise OSError(errno.EIO, "is shorter than it was when it was indexed")
+    return content
 
 
 class _OpenFile:

@@ -113,7 +113,14 @@ def test_what_lies_beside_remote_shards():
             return [r.samples for r in remote_records([f"{url}/0.tar?k=1", f"{url}/1.tar"], 5).values()]
 
     assert records(b'{"0.tar": 5}') == [5]
-    for wrong in (b'{"0.tar": -5}', b'{"0.tar": "5"}', b'{"0.tar": 1e400}', b'{"0.tar": true}', b'{"0.tar": 5'):
+    for wrong in (
+        b'{"0.tar": -5}',
+        b'{"0.tar": "5"}',
+        b'{"0.tar": 1e400}',
+        b'{"0.tar": true}',
+        b'{"0.tar": 10000001}',
+        b'{"0.tar": 5',
+    ):
         with pytest.raises(DataError, match=r"sizes\.json") as caught:
             records(wrong)
         assert "\n" not in str(caught.value)

@@ -113,6 +113,20 @@ def test_a_damaged_header_costs_its_sample_and_no_other(tmp_path):
     loaded = [source.key(i) for i in range(6) if source.members[i][1].image[1] and source.captions(i)]
     assert loaded == ["0000", "0001", "0003", "0004", "0005"]
     assert source.members[6][1].lost
+    write_tar(tmp_path / "1.tar", pairs(10, 9))
+    source = ShardSource([str(path), str(tmp_path / "1.tar")])  # as many are lost as the other holds more
+    assert [source.key(i) for i in range(len(source)) if source.members[i][1].lost] == [
+        f"0.tar, lost {k}" for k in range(3)
+    ]
+
+
+def test_a_shard_that_is_cut_while_it_is_read(tmp_path):
+    path = write_tar(tmp_path / "0.tar", pairs(0, 2))
+    source = ShardSource([str(path)])
+    with path.open("r+b") as file:
+        file.truncate(source.members[1][1].text[0] + 4)
+    with pytest.raises(BadSampleError, match="shorter than it was"):
+        source.load(1)
 
 
 def test_a_key_that_comes_twice_is_two_samples(tmp_path):
