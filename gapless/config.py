@@ -244,6 +244,9 @@ class TrainConfig:
     """Compile the towers with torch.compile; pays off after some hundred steps."""
     log_every: PositiveInteger = 10
     """Steps between two logged training lines; the values are those of that step."""
+    timeout: PositiveNumber = 600
+    """Seconds in which every process must take part in what all do together, a download by one of them included; then
+    the run ends with exit code 5. A process that is stopped or hangs is found so."""
 
 
 @dataclass

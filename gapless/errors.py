@@ -41,6 +41,7 @@ class StoppedError(GaplessError):
     exit_code = 75
 
 
+SILENCE = "did not answer within the time limit"
 SILENT = re.compile(r"timed? ?out", re.IGNORECASE)
 GONE = re.compile(r"gloo/transport|closed by peer|reset by peer|broken pipe|got 0 bytes|nccl(Remote|System)Error")
 LOADER = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)")
@@ -57,9 +58,7 @@ def lost_process(error: RuntimeError) -> LostProcessError | None:
             f"a loader process was lost ({loader[1]}): there may be too little memory or shared memory for data.workers"
         )
     if SILENT.search(text):
-        return LostProcessError(
-            f"another process of the run did not answer within the time limit (train.timeout): {reason}"
-        )
+        return LostProcessError(f"another process of the run {SILENCE} (train.timeout): {reason}")
     return LostProcessError(f"another process of the run died: {reason}") if GONE.search(text) else None
 
 

@@ -113,7 +113,6 @@ def ended_by_signals(to_the_end: bool) -> Iterator[FirstSignal]:
 
     handler = FirstSignal(end)
     handler.__enter__()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # a launcher holds them back until somebody listens
     try:
         yield handler
     finally:
@@ -130,6 +129,11 @@ def _imports(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def let_in() -> None:
+    """Take signals that a launcher holds back until somebody listens."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 @contextlib.contextmanager
@@ -149,8 +153,15 @@ def obey_parent_only(worker: int = 0) -> None:
     saved. torch's own handler, which is set before this is called, would end them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    sys.excepthook = _excepthook
     if hasattr(signal, "sigtimedwait"):  # not on macOS
         threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say nothing of a parent that went away; errors of the loader itself reach the parent."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _wait_for_parent(parent: int) -> None:

@@ -7,9 +7,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +25,7 @@ from gapless.cli import main
 from tests.processes import CONTEXT
 
 VOLATILE = ("time", "train/samples_per_second", "train/data_time", "val/seconds")
+LAUNCHER = str(Path(__file__).parents[1] / "launch.sh")
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
@@ -79,6 +83,20 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
     return said.getvalue()
 
 
+def run_launched(*arguments: str) -> str:
+    """Run the command on two processes through launch.sh; all that it said."""
+    done = subprocess.run(
+        ["bash", LAUNCHER, "--num_processes", "2", "--cpu", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"GAPLESS_PYTHON": sys.executable},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 def run_killed(path: Path, lines: int, *arguments: str) -> list[psutil.Process]:
     """Run the command in a process of its own and kill it once a file has so many lines.
 
@@ -87,12 +105,26 @@ def run_killed(path: Path, lines: int, *arguments: str) -> list[psutil.Process]:
     """
     process = CONTEXT.Process(target=_enter, args=(list(arguments),))
     process.start()
-    assert _wait_for(path, lines, process.is_alive), "the run ended before it was killed"
+    assert wait_for(path, lines, process.is_alive), "the run ended before it was killed"
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     return children
+
+
+def start_ranks(world: int, folder: Path, *arguments: str) -> list[Any]:
+    """The command on processes that know each other, without a launcher; rank r writes to ``folder/r.log``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "true"}
+    ranks = []
+    for rank in range(world):
+        environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        ranks.append(CONTEXT.Process(target=_enter, args=(list(arguments), False, folder / f"{rank}.log", environment)))
+        ranks[-1].start()
+    return ranks
 
 
 def run_signalled(path: Path, lines: int, number: int, *arguments: str) -> int | None:
@@ -103,23 +135,25 @@ def run_signalled(path: Path, lines: int, number: int, *arguments: str) -> int |
     """
     process = CONTEXT.Process(target=_enter, args=(list(arguments), True))
     process.start()
-    assert _wait_for(path, lines, process.is_alive), "the run ended before it was signalled"
+    assert wait_for(path, lines, process.is_alive), "the run ended before it was signalled"
     assert process.pid is not None
     os.killpg(process.pid, number)
     process.join(120)
     return process.exitcode
 
 
-def _enter(arguments: list[str], alone: bool = False) -> None:
+def _enter(
+    arguments: list[str],
+    alone: bool = False,
+    log: Path = Path(os.devnull),
+    environment: Mapping[str, str] | None = None,
+) -> None:
     if alone:
         os.setsid()
+    os.environ |= environment or {}
     # As in a process that a user starts: loader processes of a killed run notice that it is gone, and end.
     multiprocessing.set_start_method("fork", force=True)
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+    with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         main(arguments)
 
 
@@ -128,7 +162,7 @@ def terminated(path: Path, lines: int) -> Iterator[None]:
     """Send this process SIGTERM once a file has so many lines."""
 
     def watch() -> None:
-        if _wait_for(path, lines, lambda: not ended.is_set()):
+        if wait_for(path, lines, lambda: not ended.is_set()):
             os.kill(os.getpid(), signal.SIGTERM)
 
     ended = threading.Event()
@@ -141,7 +175,7 @@ def terminated(path: Path, lines: int) -> Iterator[None]:
         watcher.join()
 
 
-def _wait_for(path: Path, lines: int, alive: Callable[[], bool]) -> bool:
+def wait_for(path: Path, lines: int, alive: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and alive():
         if path.exists() and path.read_text().count("\n") >= lines:

@@ -15,11 +15,11 @@ from jsonargparse import ArgumentParser
 
 from gapless import __version__
 from gapless.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
-from gapless.cli import caption, evaluate, geometry, reports, robustness
+from gapless.cli import caption, evaluate, geometry, launch, reports, robustness
 from gapless.config import Config
-from gapless.errors import ConfigError, DataError, GaplessError, StoppedError, lost_process
+from gapless.errors import ConfigError, DataError, GaplessError, LostProcessError, StoppedError, lost_process
 from gapless.parsing import parse_arguments
-from gapless.signals import Ended, FirstSignal, ended_by_signals
+from gapless.signals import Ended, FirstSignal, ended_by_signals, let_in
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str], debug: bool, ending: FirstSignal) -> int:
     """Run a verb; its exit code, after the one line of whatever went wrong."""
     try:
+        launch.join_launcher()
+        let_in()
         return _dispatch(arguments)
     except BrokenPipeError:
         return 0
@@ -202,7 +204,7 @@ def _failure(error: BaseException, arguments: Sequence[str], received: int | Non
     if isinstance(error, GaplessError):
         return error
     if received is not None:  # an error beside it comes of being interrupted
-        verb = _verb(arguments)
+        verb = _verb(launch.launched(arguments, _first_words()) if arguments[:1] == ["launch"] else arguments)
         if verb is None or not VERBS[verb].continues:
             return 128 + received
         return StoppedError("stopped by a signal before the first step; the same command begins again")
@@ -218,6 +220,8 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"gapless {__version__}")
         return 0
+    if arguments[0] == "launch" and arguments[1:2] not in (["--help"], ["-h"]):
+        return launch.launch(arguments[1:], _first_words())
     name = _verb(arguments)
     if name is None:
         return _no_verb(arguments)
@@ -229,6 +233,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _verb(arguments: Sequence[str]) -> str | None:
     """The verb, of one word or two, that arguments begin with."""
     return next((n for n in (" ".join(arguments[:2]), *arguments[:1]) if n in VERBS), None)
+
+
+def _first_words() -> list[str]:
+    return list(dict.fromkeys(name.split()[0] for name in VERBS))
 
 
 def _no_verb(arguments: Sequence[str]) -> int:
@@ -254,6 +262,7 @@ def overview() -> str:
             "Train CLIP without the contrastive gap.",
             "",
             *lines,
+            "  launch          run a verb on several processes: gapless launch [accelerate launch's options] VERB ...",
             "",
             "exit codes: 0 done, 2 bad arguments or configuration, 3 bad or missing data,",
             "            4 loss, gradient or features not finite, 5 a process of the run was lost,",
@@ -298,7 +307,10 @@ def _report(error: GaplessError, debug: bool) -> None:
     rank = os.environ.get("RANK", "0")
     if debug:
         traceback.print_exc()
-    if rank == "0":
+    if isinstance(error, LostProcessError):
+        if not launch.leave_message(str(error)):
+            print(f"gapless: error: {f'[process {rank}] ' * ('RANK' in os.environ)}{error}", file=sys.stderr)
+    elif rank == "0":
         print(f"gapless: {error}" if isinstance(error, StoppedError) else f"gapless: error: {error}", file=sys.stderr)
     elif isinstance(error, DataError):  # all other errors are the same on every process
         print(f"gapless: error: [process {rank}] {error}", file=sys.stderr)

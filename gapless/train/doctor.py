@@ -19,7 +19,7 @@ from gapless.eval import build_pair_evaluation
 from gapless.models import ClipModel, Tokenizer, build_model
 from gapless.rules import check_config
 from gapless.train.run import build_objective, make_trainable
-from gapless.train.runs import run_folder
+from gapless.train.runs import refuse_fsdp1, run_folder
 
 
 @dataclass
@@ -73,6 +73,7 @@ def _objective(config: Config) -> str:
 
 
 def _devices(accelerator: Accelerator) -> str:
+    refuse_fsdp1(accelerator)
     names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())} or {"CPU"}
     precision = accelerator.mixed_precision.replace("no", "fp32")
     return f"{accelerator.num_processes} process(es) on {', '.join(sorted(names))}, precision {precision}"

@@ -7,6 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Newer releases of torch have other names for them, and warn of these.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 class Processes:
     """All processes of the run as the team that shares a loss (:class:`gapless.losses.shared.Team`)."""
@@ -75,7 +79,7 @@ class _GatherRows(torch.autograd.Function):
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = rows.new_empty(len(sizes), *padded.shape)
-        dist.all_gather_into_tensor(parts.flatten(0, 1), padded)
+        _all_gather(parts.flatten(0, 1), padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     @staticmethod
@@ -85,7 +89,7 @@ class _GatherRows(torch.autograd.Function):
         for part, rows in zip(padded, torch.split(gradient, ctx.sizes), strict=True):
             part[: len(rows)] = rows
         mine = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(mine, padded.flatten(0, 1))
+        _reduce_scatter(mine, padded.flatten(0, 1))
         return mine[: ctx.sizes[dist.get_rank()]], None
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 
 from gapless.data.images import CONVERTED, LONG_CAPTION, SKIPPED
-from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError
+from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError, waiting_for
 from gapless.train.gather import exchange
 from gapless.train.meters import Clock, progress_bar
 from gapless.train.optim import WeightAverage, learning_rate
@@ -41,14 +41,16 @@ def fit(parts: Parts) -> None:
     with progress_bar(parts.total, progress.step, parts.accelerator.is_main_process) as advance:
         while True:
             if progress.step % parts.data.steps_per_epoch == 0:
-                at_epoch_boundary(parts)
+                with waiting_for(f"checkpoint and evaluation after step {progress.step}"):
+                    at_epoch_boundary(parts)
                 clock = Clock()
             if progress.step == parts.total:
                 return
-            batch = clock.waiting(batches)
-            sizes = agree(parts, batch)
-            if sum(sizes) >= parts.least_rows:
-                values = update(parts, batch, sizes)
+            with waiting_for(f"step {progress.step + 1} of {parts.total}"):
+                batch = clock.waiting(batches)
+                sizes = agree(parts, batch)
+                values = update(parts, batch, sizes) if sum(sizes) >= parts.least_rows else None
+            if values is not None:
                 progress.samples += sum(sizes)
                 clock.samples += sum(sizes)
                 if (progress.step + 1) % parts.config.train.log_every == 0:
@@ -57,7 +59,8 @@ def fit(parts: Parts) -> None:
                 advance(progress.step + 1, progress.step // parts.data.steps_per_epoch + 1, values["train/loss"])
             progress.step += 1
             if _due(parts):
-                save(parts)
+                with waiting_for(f"checkpoint of step {progress.step}"):
+                    save(parts)
 
 
 def update(parts: Parts, batch: TrainBatch, sizes: Sequence[int]) -> dict[str, float]:

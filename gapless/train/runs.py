@@ -4,13 +4,14 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import nn
 
 from gapless.config import config_hash, flatten, load_tree
@@ -25,7 +26,7 @@ from gapless.train.tracking import start_trackers
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.")
+FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.", "train.timeout")
 """Keys that do not touch the numbers of a run, so that it continues with others."""
 PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -76,9 +77,9 @@ def carry_out(config: RunConfig, build: Build, free: Sequence[str] = FREE_TO_CHA
         finally:
             for tracker in accelerator.trackers:
                 tracker.finish()
-    with averaged(parts.average):
-        parts.checkpoints.export(folder / "export")
-    parts.checkpoints.mark_finished(progress)
+        with averaged(parts.average):
+            parts.checkpoints.export(folder / "export")
+        parts.checkpoints.mark_finished(progress)
     return folder
 
 
@@ -86,7 +87,7 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     """Devices, precision and distribution as accelerate was launched, with what the configuration fixes.
 
     Raises:
-        ConfigError: a tracker that is not installed, which accelerate would pass over in silence.
+        ConfigError: a tracker that is not installed, which accelerate would pass over in silence, or FSDP 1.
     """
     for name in config.tracking.to:
         if importlib.util.find_spec(name) is None:
@@ -95,8 +96,12 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
         mixed_precision=PRECISION[config.train.precision],
         log_with=config.tracking.to or None,
         project_dir=str(folder),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+        ],
     )
+    refuse_fsdp1(accelerator)
     if accelerator.is_main_process:
         said = "accelerate" if config.train.precision == "auto" else "train.precision"
         logger.info(
@@ -108,6 +113,17 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
             said,
         )
     return accelerator
+
+
+def refuse_fsdp1(accelerator: Accelerator) -> None:
+    """FSDP 1, accelerate's default, flattens parameters: nothing could be saved or averaged by name.
+
+    Raises:
+        ConfigError: names the option that works.
+    """
+    plugin = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
+    if plugin is not None and plugin.fsdp_version == 1:
+        raise ConfigError("fsdp_version: 1, accelerate's default, does not work here; set it to 2 (--fsdp_version 2)")
 
 
 def prepare(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 
 import pytest
 import safetensors
@@ -17,7 +16,7 @@ from gapless.decode.batches import CaptionData, Said
 from gapless.eval.features import embed_texts
 from gapless.models import build_model, load_model, save_export
 from tests.decode.stores import D, captions, tree, write_store
-from tests.runs import TINY, metrics, run, run_killed, terminated, write_config
+from tests.runs import TINY, metrics, run, run_killed, run_launched, terminated, write_config
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +70,7 @@ def test_two_processes_train_as_one(tmp_path, space):
     path, alone = config(tmp_path, space, "alone", train__micro_batch_size=4, **changes)
     run("caption", "train", "--config", str(path))
     path, together = config(tmp_path, space, "together", **changes)
-    command = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "caption", "train", "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_launched("caption", "train", "--config", str(path))
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
 

@@ -1,9 +1,11 @@
 """Whole runs through the command, as a user starts them."""
 
 import json
+import os
+import re
 import signal
 import subprocess
-import time
+import sys
 
 import psutil
 import pytest
@@ -12,7 +14,19 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.data.server import serve
-from tests.runs import metrics, run, run_killed, run_signalled, terminated, tiny_config, write_config
+from tests.runs import (
+    LAUNCHER,
+    metrics,
+    run,
+    run_killed,
+    run_launched,
+    run_signalled,
+    start_ranks,
+    terminated,
+    tiny_config,
+    wait_for,
+    write_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +122,11 @@ def test_stopped_in_an_evaluation_a_run_begins_with_it_again(tmp_path, shards, s
     assert metrics(stopped) == metrics(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_spares_the_loaders_until_all_is_saved(tmp_path, number):
+def test_a_signal_to_the_whole_group_spares_the_loaders_until_all_is_saved(tmp_path):
     path, stopped = config(tmp_path, data__workers=2, train__epochs=60, checkpoint__every_steps=None)
-    # Schedulers signal every process; before the first step, there is nothing to save but the command continues.
-    for file, lines in ((stopped / "config.yaml", 1), (stopped / "metrics.jsonl", 4)):
-        assert run_signalled(file, lines, number, "train", "--config", str(path)) == 75
+    # Before the first step there is nothing to save, but the command continues.
+    for file, lines, number in (("config.yaml", 1, signal.SIGINT), ("metrics.jsonl", 4, signal.SIGTERM)):
+        assert run_signalled(stopped / file, lines, number, "train", "--config", str(path)) == 75
     assert json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"] >= 3
 
 
@@ -128,10 +141,7 @@ def test_two_processes_train_as_one(tmp_path):
     path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
     run("train", "--config", str(path))
     path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
-    command = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 process(es)" in done.stderr
+    assert "2 process(es)" in run_launched("train", "--config", str(path))
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():
@@ -284,19 +294,39 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     assert "Traceback" not in told
 
 
-def test_the_launcher_passes_signals_and_the_exit_code(tmp_path):
-    path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None)
-    launch = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
-    process = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
-        time.sleep(0.1)
-    time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, output
-    assert "the same command resumes" in output
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_save_when_their_launcher_is_told_to_end_or_is_gone(tmp_path, number):
+    path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None, data__workers=number % 2 * 2)
+    environment = os.environ | {"GAPLESS_PYTHON": sys.executable}
+    launch = ["bash", LAUNCHER, "--num_processes", "2", "--cpu", "train", "--config", str(path)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(launch, stdout=log, stderr=log, start_new_session=True, env=environment)
+        assert wait_for(folder / "metrics.jsonl", 3, lambda: process.poll() is None)
+        ranks = psutil.Process(process.pid).children()
+        os.killpg(process.pid, number)
+        code = process.wait(120)
+    assert code == (75 if number == signal.SIGTERM else -9)
+    assert not psutil.wait_procs(ranks, timeout=60)[1]
+    said = (tmp_path / "log").read_text()
+    assert said.count("the same command resumes") == 1
+    assert "Traceback" not in said
     assert (folder / "checkpoints" / "latest" / "rng_1.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "told"),
+    [(signal.SIGKILL, 600, "another process of the run died"), (signal.SIGSTOP, 10, "did not answer within the time")],
+)
+def test_a_process_that_is_lost_ends_the_run(tmp_path, number, seconds, told):
+    path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None, train__timeout=seconds)
+    ranks = start_ranks(2, tmp_path, "train", "--config", str(path))
+    assert wait_for(folder / "metrics.jsonl", 3, ranks[0].is_alive)
+    os.kill(ranks[1].pid, number)
+    ranks[0].join(60)
+    ranks[1].kill()
+    assert ranks[0].exitcode == 5
+    (line,) = [line for line in (tmp_path / "0.log").read_text().splitlines() if "error" in line]
+    assert re.match(rf"gapless: error: \[process 0\] step \d+ of 3000: .*{told}", line)
 
 
 def test_the_config_of_a_run_is_resolved(tmp_path):

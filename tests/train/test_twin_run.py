@@ -1,14 +1,13 @@
 """Runs of identical towers, through the command."""
 
 import json
-import subprocess
 
 import pytest
 import torch
 
 from gapless.eval import load_pairs
 from gapless.models import load_export
-from tests.runs import metrics, run, run_killed, tiny_config, write_config
+from tests.runs import metrics, run, run_killed, run_launched, tiny_config, write_config
 
 TWIN = {
     "model__towers": "image-image",
@@ -86,9 +85,7 @@ def test_two_processes_train_a_twin_as_one(tmp_path):
     path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
     run("train", "--config", str(path))
     path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
-    command = ["bash", "launch.sh", "--num_processes", "2", "--cpu", "train", "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_launched("train", "--config", str(path))
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         for name in ("train/loss", "val/centroid_distance", "val/alignment"):
             if name in one:
