@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from gapless.data.images import IMAGE_EXTENSIONS
 from gapless.data.tar import Damage, TarMember
-from gapless.data.texts import UnreadableTextError, decode_text, split_captions
+from gapless.data.texts import decode_text, split_captions
 
 IMAGE_ORDER = tuple(dict.fromkeys(("jpg", "png", "jpeg", "webp", *IMAGE_EXTENSIONS)))
 """Of several pictures the first of these is taken, as open_clip does."""
@@ -70,10 +70,16 @@ class TarSample:
         """Its captions, none if there are none."""
         return captions_of(self.text[0], self.text[1].content, json_caption) if self.text else ()
 
-    def told(self) -> str:
+    def told(self, json_caption: str) -> str:
         """Its members, with what is wrong with them."""
         each = [f"{self.key}.{e} {m.problem}".rstrip() for e, m in list(self.parts.items())[:6]]
-        return ", ".join(each) + (" ..." if len(self.parts) > 6 else "")
+        said = ", ".join(each) + (" ..." if len(self.parts) > 6 else "")
+        try:
+            if self.text:
+                _read_captions(self.text[0], self.text[1].content, json_caption)
+        except ValueError as error:
+            said = f"{said} ({self.key}.{self.text[0]}: {error})" if self.text else said
+        return said
 
 
 def captions_of(ending: str, content: bytes, json_caption: str) -> tuple[str, ...]:
@@ -85,17 +91,28 @@ def captions_of(ending: str, content: bytes, json_caption: str) -> tuple[str, ..
         json_caption: the key, ``caption`` in what img2dataset writes.
     """
     try:
-        text, _ = decode_text(content)
-    except UnreadableTextError:
+        return _read_captions(ending, content, json_caption)
+    except ValueError:
         return ()
+
+
+def _read_captions(ending: str, content: bytes, json_caption: str) -> tuple[str, ...]:
+    """At least one caption; raises ValueError that says why there is none."""
+    text, _ = decode_text(content)
     if ending == "txt":
-        return split_captions(text)
+        captions = split_captions(text)
+        if not captions:
+            raise ValueError("nothing but blanks")
+        return captions
     try:
         found = json.loads(text).get(json_caption)
     except (ValueError, AttributeError, RecursionError):
-        return ()
+        raise ValueError("no JSON object") from None
     listed = found if isinstance(found, list) else [found]
-    return tuple(" ".join(each.split()) for each in listed if isinstance(each, str) and each.strip())
+    texts = [" ".join(each.split()) for each in listed if isinstance(each, str) and each.strip()]
+    if not texts:
+        raise ValueError(f"no text under {json_caption!r}")
+    return tuple(text.encode("utf-8", "replace").decode() for text in texts)  # JSON can hold half a surrogate pair
 
 
 def tar_samples(members: Iterable[TarMember | Damage], together: bool) -> Iterator[TarSample | Damage]:

@@ -129,7 +129,7 @@ def _member(sample: TarSample, json_caption: str) -> Member:
         text[0] if text else "",
         len(captions),
         sample.label,
-        "" if image and captions else sample.told(),
+        "" if image and captions else sample.told(json_caption),
     )
 
 

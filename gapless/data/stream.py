@@ -79,9 +79,9 @@ class ShardReader:
     def _pair(self, sample: TarSample) -> Raw:
         captions = sample.captions(self.json_caption)
         if sample.image is None:
-            return BadSample(sample.key, "missing_file", f"no picture among {sample.told()}")
+            return BadSample(sample.key, "missing_file", f"no picture among {sample.told(self.json_caption)}")
         if not captions:
-            return BadSample(sample.key, "no_caption", f"no .txt or .json with {self.json_caption!r}: {sample.told()}")
+            return BadSample(sample.key, "no_caption", f"no caption in {sample.told(self.json_caption)}")
         return Pair(sample.key, sample.image.content, captions)
 
 

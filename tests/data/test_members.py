@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 
 import pytest
@@ -75,7 +76,7 @@ def test_samples_whose_members_lie_apart(tmp_path):
     assert [ShardSource([str(path)]).load(i).captions for i in range(2)] == [("one",), ("two",)]
     streamed = list(ShardReader()(str(path)))  # a stream cannot wait for them, and passes over none in silence
     assert [raw.reason for raw in streamed] == ["no_caption"] * 2 + ["missing_file"] * 2
-    assert streamed[0].detail == "no .txt or .json with 'caption': 1.jpg"
+    assert streamed[0].detail == "no caption in 1.jpg"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,19 @@ def test_samples_whose_members_lie_apart(tmp_path):
 def test_json_without_a_caption(tmp_path, content):
     path = write_tar(tmp_path / "0.tar", [("1.jpg", b"I"), ("1.json", content), ("2.jpg", b"I"), ("2.txt", b"two")])
     assert [ShardSource([str(path)]).captions(i) for i in range(2)] == [(), ("two",)]
+    bad, _ = ShardReader()(str(path))
+    assert bad.reason == "no_caption"
+    assert re.fullmatch(
+        r"no caption in 1\.jpg, 1\.json \(1\.json: (no JSON object|no text under 'caption'|line 1.*)\)", bad.detail
+    )
+
+
+def test_a_text_that_cannot_be_read_says_why(tmp_path):
+    path = write_tar(tmp_path / "0.tar", [("1.jpg", b"I"), ("1.txt", b" \n"), ("2.jpg", b"I"), ("2.txt", b"a\0b")])
+    assert [bad.detail.partition("(")[2] for bad in ShardReader()(str(path))] == [
+        "1.txt: nothing but blanks)",
+        "2.txt: line 1: a NUL, as in UTF-16 without its mark; save the file as UTF-8)",
+    ]
 
 
 def test_keys_and_endings():
@@ -99,7 +113,7 @@ def test_a_picture_that_is_a_link_is_a_sample_that_says_so():
     info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
     (sample,) = tar_samples(read_tar(io.BytesIO(info.tobuf() + bytes(1024)), lambda name: True), together=True)
     assert sample.image is None
-    assert sample.told() == "1.jpg is a link"
+    assert sample.told("caption") == "1.jpg is a link"
 
 
 def test_keys_that_are_paths_name_no_files(tmp_path):
