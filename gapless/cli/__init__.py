@@ -139,9 +139,16 @@ def _export_arguments(parser: ArgumentParser) -> None:
 
 
 def _export(arguments: Any) -> None:
+    output = arguments.output or arguments.run / "export"
+    if any((arguments.run / "checkpoints").glob("*/captioner.json")):
+        caption.needs_extra()
+        from gapless.decode.export import export_captioner
+
+        checkpoint = export_captioner(arguments.run, arguments.checkpoint, output)
+        print(f"{checkpoint.name} exported to {output}; gapless caption eval {output} uses it")
+        return
     from gapless.train.run import export_checkpoint
 
-    output = arguments.output or arguments.run / "export"
     checkpoint = export_checkpoint(arguments.run, arguments.checkpoint, output)
     print(f"{checkpoint.name} exported to {output}; open_clip loads it as local-dir:{output}")
 
@@ -159,7 +166,7 @@ VERBS = {
     "caption train": Verb("train a captioner on one modality", caption.add_train, caption.run_train, True),
     "caption eval": Verb("caption another modality, and score it", caption.add_eval, caption.run_eval),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare, True),
-    "export": Verb("write a run's model as a folder that open_clip loads", _export_arguments, _export),
+    "export": Verb("write the model or captioner of a run as a folder of its own", _export_arguments, _export),
     "sweep": Verb("run a sweep file of wandb without a server", reports.add_sweep, reports.run_sweep_file),
     "report": Verb("write a page, tables and figures of runs", reports.add_report, reports.run_report),
     "reproduce": Verb("run an experiment and print its tables", reports.add_reproduce, reports.run_reproduce),

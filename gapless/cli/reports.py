@@ -52,8 +52,8 @@ USED = {
     "demo": set(),
     "contrastive-gap": GRID,
     "contrastive-gap coco": GRID | {"data_path", "root"},
-    "connect-collapse-corrupt captioning": {"only", "source", "edition"},
-    "connect-collapse-corrupt captioning coco": {"only", "source", "edition", "data_path", "karpathy"},
+    "connect-collapse-corrupt captioning": {"only", "source", "pretrained", "edition"},
+    "connect-collapse-corrupt captioning coco": {"only", "source", "pretrained", "edition", "data_path", "karpathy"},
     "connect-collapse-corrupt geometry": {"only", "source"},
     "bug-or-feature": {"source"},
 }
@@ -80,6 +80,9 @@ def add_reproduce(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--source", type=Path, default=None, help="A run whose space is used; geometry takes embeddings too."
+    )
+    parser.add_argument(
+        "--pretrained", type=Location, default=None, help="captioning: weights of an open_clip model named as source."
     )
     parser.add_argument(
         "--only",
@@ -117,7 +120,8 @@ def _refuse_unused(arguments: Any) -> None:
         "dimensions": [32, 64, 128],
         "allow_missing": False,
     }
-    for key in ("edition", "source", "only", "karpathy", "data_path", "root", "dimensions", "jobs", "allow_missing"):
+    keys = ("edition", "source", "pretrained", "only", "karpathy", "data_path", "root", "dimensions", "jobs")
+    for key in (*keys, "allow_missing"):
         if key not in USED[experiment] and getattr(arguments, key) != usual.get(key):
             used = ", ".join(sorted(USED[experiment] | {"output", "quick"}))
             raise ConfigError(f"{key}: {experiment} does not use it (it takes {used})")
@@ -129,6 +133,8 @@ def run_reproduce(arguments: Any) -> None:
     """Run the experiment."""
     _refuse_unused(arguments)
     output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
+    if arguments.pretrained and not arguments.source:
+        raise ConfigError("--pretrained: it belongs to the open_clip model that --source names")
     if arguments.experiment == "demo":
         from gapless.reproduce.demo import run_demo
 
@@ -167,4 +173,4 @@ def _captioning(arguments: Any, output: Path) -> None:
             if getattr(arguments, key) is None:
                 raise ConfigError(f"--{key}: captioning's coco edition needs {needed}")
         data = DataConfig(source="coco", path=arguments.data_path, karpathy=arguments.karpathy)
-    reproduce_captioning(output, arguments.source, data, arguments.quick)
+    reproduce_captioning(output, arguments.source, data, arguments.quick, arguments.pretrained)

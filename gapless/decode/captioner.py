@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
+from gapless.run_folder import remove, write_text, write_whole
 
 END = "<|endoftext|>"
 IGNORED = -100
@@ -248,8 +249,10 @@ def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tenso
         captioner: whose settings are stored.
         folder: made if missing.
         state: weights to store; None for the current ones.
+
+    Raises:
+        DataError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     preparation = captioner.preparation
     tree = {
         "embed_dim": captioner.embed_dim,
@@ -258,11 +261,18 @@ def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tenso
         "prepare": {k: v for k, v in asdict(preparation).items() if k != "means"},
         "gpt2": captioner.decoder.config.to_dict(),
     }
-    (folder / CONFIG).write_text(json.dumps(tree, indent=2) + "\n")
     weights = captioner.state_dict() if state is None else state
-    save_file({n: t.detach().cpu().contiguous() for n, t in weights.items() if n != TIED}, folder / WEIGHTS)
-    save_file({n: m.contiguous() for n, m in preparation.means.items()}, folder / MEANS)
-    captioner.tokenizer.save_pretrained(folder)
+    tensors = {n: t.detach().cpu().contiguous() for n, t in weights.items() if n != TIED}
+    remove(folder / WEIGHTS)  # first away and last back, so that an interrupted folder is no mix of two captioners
+    write_text(folder / CONFIG, json.dumps(tree, indent=2) + "\n")
+    with write_whole(folder / MEANS) as temporary:
+        save_file({n: m.contiguous() for n, m in preparation.means.items()}, temporary)
+    try:
+        captioner.tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror or error})") from None
+    with write_whole(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_captioner(folder: Path) -> Captioner:

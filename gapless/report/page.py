@@ -13,6 +13,7 @@ from gapless import __version__
 from gapless.errors import DataError
 from gapless.eval import PairFeatures
 from gapless.eval.compare import columns, evaluations
+from gapless.models import RANDOM
 from gapless.report.figures import draw_panels, embedding_maps
 from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
 from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
@@ -124,7 +125,8 @@ def _result_tables(runs: Sequence[RunRecord]) -> list[Table]:
         else:
             counts = ", ".join(f"{name} {result.num_samples}" for name, result in each.results.items())
             note = f"Not over the same samples ({counts}): these numbers cannot be compared, and none is marked."
-        tables.append(Table(each.title, ["", *names], rows, note))
+        told = (f"{name} ({RANDOM})" if each.results[name].pretrained == RANDOM else name for name in names)
+        tables.append(Table(each.title, ["", *told], rows, note))
     return tables
 
 

@@ -21,6 +21,7 @@ from gapless.decode.embed import embed_store
 from gapless.decode.evaluate import CaptionPlan, save_captions, score_captions, write_captions
 from gapless.decode.store import MEANS
 from gapless.eval.captioning import TokenizerName
+from gapless.models import NO_WEIGHTS, RANDOM, check_model
 from gapless.report import Cell, Column, Table, load_run, write_report
 from gapless.report.figures import draw_panels
 from gapless.report.gallery import thumbnail
@@ -96,7 +97,11 @@ class Setting:
 
 
 def reproduce_captioning(
-    output: Path, source: Path | None = None, data: DataConfig | None = None, quick: bool = False
+    output: Path,
+    source: Path | None = None,
+    data: DataConfig | None = None,
+    quick: bool = False,
+    pretrained: str | None = None,
 ) -> list[Table]:
     """Train every variant, caption the test images, and write tables, figures and a page.
 
@@ -104,15 +109,18 @@ def reproduce_captioning(
 
     Args:
         output: folder of everything that is written.
-        source: a run or export whose space is used; None trains an emoji CLIP.
+        source: a run, export or open_clip model whose space is used; None trains an emoji CLIP.
         data: the pairs; None for the embedded emoji.
         quick: one seed, one epoch.
+        pretrained: tag or weights file of an open_clip model, or none for random weights.
     """
+    if source:
+        check_model(str(source), pretrained)
     data = data or DataConfig()
     model = source or emoji_model(output / "runs", quick)
     features = output / "features"
     if not (features / MEANS).is_file():
-        embed_store(str(model), None, data, features)
+        embed_store(str(model), pretrained, data, features)
     setting = Setting(output, features, "coco" if data.source == "coco" else "emoji", SEEDS[: 1 if quick else 3], quick)
     variants = _variants(setting)
     low = _low_data(setting)
@@ -132,6 +140,7 @@ def reproduce_captioning(
         [*tables, _pictures(setting, data)],
         model,
         {"variants": variants, "low_data": low, "gap_distance": distances},
+        f" of {RANDOM}" if pretrained == NO_WEIGHTS else "",
     )
     return tables
 
@@ -298,10 +307,10 @@ def _draw(output: Path, low: Mapping[float, Scores], distances: Mapping[float, M
         draw_panels(panels, output / f"captioning{suffix}")
 
 
-def _write(output: Path, tables: Sequence[Table], model: Path, tree: Mapping[str, Any]) -> None:
+def _write(output: Path, tables: Sequence[Table], model: Path, tree: Mapping[str, Any], told: str) -> None:
     name = "connect-collapse-corrupt-captions"
     parts = [f"## {t.title}\n\n{t.markdown()}\n{t.note}\n" for t in tables]
-    (output / f"{name}.md").write_text(f"# {name}\n\n" + "\n".join(parts) + "\n![curves](captioning.png)\n")
+    (output / f"{name}.md").write_text(f"# {name}{told}\n\n" + "\n".join(parts) + "\n![curves](captioning.png)\n")
     (output / f"{name}.tex").write_text("\n".join(table.latex() for table in tables))
     (output / "captioning.json").write_text(json.dumps(tree, indent=2) + "\n")
     if (model / "metrics.jsonl").is_file():

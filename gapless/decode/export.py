@@ -1,0 +1,37 @@
+"""Captioners of a run's checkpoints as folders of their own."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gapless.decode.captioner import load_captioner, save_captioner
+from gapless.errors import DataError
+from gapless.train.checkpoint import find_checkpoint
+
+
+def export_captioner(run: Path, name: str, output: Path) -> Path:
+    """Write the captioner of a run's checkpoint as a folder that ``load_captioner`` takes.
+
+    Args:
+        run: folder of a run of gapless caption train.
+        name: latest, best, or step_....
+        output: the export folder.
+
+    Returns:
+        The checkpoint that was exported.
+
+    Raises:
+        DataError: no such checkpoint, or damaged files.
+    """
+    checkpoint = find_checkpoint(run / "checkpoints", name)
+    if checkpoint is None:
+        found = sorted(p.name for p in (run / "checkpoints").glob("*"))
+        raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found)})")
+    captioner, path = load_captioner(checkpoint), checkpoint / "ema.safetensors"
+    try:
+        averages = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}); export another checkpoint") from None
+    save_captioner(captioner, output, captioner.state_dict() | averages)
+    return checkpoint
