@@ -133,7 +133,7 @@ def _prepare(arguments: Any) -> None:
 
 
 def _export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="Folder of a run.")
+    parser.add_argument("run", type=Path, help="Folder of a run, or of a model in open_clip's format.")
     parser.add_argument("--checkpoint", type=str, default="latest", help="latest, best or step_00000000.")
     parser.add_argument("--output", type=Path, default=None, help="Export folder; RUN/export if not given.")
 
@@ -147,10 +147,23 @@ def _export(arguments: Any) -> None:
         checkpoint = export_captioner(arguments.run, arguments.checkpoint, output)
         print(f"{checkpoint.name} exported to {output}; gapless caption eval {output} uses it")
         return
+    if (arguments.run / "open_clip_config.json").is_file():
+        _export_folder(arguments.run, arguments.checkpoint, output)
+        return
     from gapless.train.run import export_checkpoint
 
     checkpoint = export_checkpoint(arguments.run, arguments.checkpoint, output)
     print(f"{checkpoint.name} exported to {output}; open_clip loads it as local-dir:{output}")
+
+
+def _export_folder(folder: Path, checkpoint: str, output: Path) -> None:
+    """Write a model that is no run, such as a snapshot of the hub, in the form of an export."""
+    from gapless.models import load_export, save_export
+
+    if checkpoint != "latest":
+        raise ConfigError(f"--checkpoint: {folder} is a single model, leave {checkpoint!r} out")
+    save_export(*load_export(folder), output)
+    print(f"{folder} exported to {output}; open_clip loads it as local-dir:{output}")
 
 
 VERBS = {

@@ -32,12 +32,7 @@ def needs_extra() -> None:
 def add_embed(parser: ArgumentParser) -> None:
     """What ``gapless caption embed`` takes."""
     parser.add_argument("model", type=Location, help="A run, an export folder, or an open_clip model name.")
-    parser.add_argument(
-        "--pretrained",
-        type=Location,
-        default=None,
-        help=PRETRAINED,
-    )
+    parser.add_argument("--pretrained", type=Location, default=None, help=PRETRAINED)
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--splits", type=list[Split], default=["train", "val", "test"], help="That are embedded.")
     parser.add_argument(

@@ -34,12 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", type=Location, default=None, help="A run, an export folder, or an open_clip model name."
     )
-    parser.add_argument(
-        "--pretrained",
-        type=Location,
-        default=None,
-        help=PRETRAINED,
-    )
+    parser.add_argument("--pretrained", type=Location, default=None, help=PRETRAINED)
     parser.add_argument(
         "--checkpoint", type=str, default=None, help="Score a checkpoint of the run: best, latest or step_00000000."
     )
@@ -75,20 +70,20 @@ def run(arguments: Any) -> None:
     if arguments.checkpoint is not None:
         folder = named_checkpoint(folder, arguments.checkpoint)
     place, checkpoint = results_folder(folder)
+    name = str(folder) if checkpoint else arguments.model
     output = arguments.output or (place if folder.is_dir() else Path("results"))
     keep = partial(save_on_main, output)
     if arguments.interpolate:
         alphas = _numbers(arguments.alphas)
         check_plan(plan)
-        check_model(arguments.model)
-        base = load_model(arguments.interpolate, arguments.pretrained)
-        tuned = load_model(str(folder) if checkpoint else arguments.model)
+        check_model(name)
+        base, tuned = load_model(arguments.interpolate, arguments.pretrained), load_model(name)
         found = evaluate_between(base, tuned, alphas, plan, keep)
         if PartialState().is_main_process:
             _print_side_by_side(evaluations(found), list(found))
         return
     check_plan(plan)  # before the model is loaded
-    loaded = load_model(str(folder) if checkpoint else arguments.model, arguments.pretrained)
+    loaded = load_model(name, arguments.pretrained)
     run = folder
     if checkpoint:  # a step's number alone would not say of which run
         run = place.parent

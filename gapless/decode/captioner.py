@@ -231,19 +231,22 @@ def pretrained_decoder(name: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerB
         name: such as gpt2, or a folder that save_pretrained wrote.
 
     Raises:
-        DataError: weights or tokens that are not there.
+        DataError: weights or tokens that are not there, or are not GPT-2's.
     """
     try:
-        decoder, tokenizer = GPT2LMHeadModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        decoder, told = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"decoder.name: {name!r} cannot be loaded ({' '.join(str(error).split())[:160]})") from None
+    if lacking := sorted(set(told["missing_keys"]) - {TIED.removeprefix("decoder.")}):  # they would be random
+        raise DataError(f"decoder.name: the weights of {name!r} are no GPT-2's, they lack {lacking[0]}")
     if tokenizer.eos_token_id is None:
         raise DataError(f"decoder.name: the tokens of {name!r} have no end of text")
     return decoder, tokenizer
 
 
 def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write captioner.json, captioner.safetensors, means.safetensors and the tokenizer's files.
+    """Write captioner.json, captioner.safetensors (last), means.safetensors and the tokenizer's files.
 
     Args:
         captioner: whose settings are stored.
@@ -263,7 +266,7 @@ def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tenso
     }
     weights = captioner.state_dict() if state is None else state
     tensors = {n: t.detach().cpu().contiguous() for n, t in weights.items() if n != TIED}
-    remove(folder / WEIGHTS)  # first away and last back, so that an interrupted folder is no mix of two captioners
+    remove(folder / WEIGHTS)  # first away and last back: an interrupted folder is no mix of two captioners
     write_text(folder / CONFIG, json.dumps(tree, indent=2) + "\n")
     with write_whole(folder / MEANS) as temporary:
         save_file({n: m.contiguous() for n, m in preparation.means.items()}, temporary)

@@ -179,7 +179,7 @@ def _from_open_clip(
         clip = open_clip.create_model(name, tag, force_custom_text=config.is_twin, require_pretrained=True, **overrides)
     except Exception as error:  # of the hub's client, of downloads, and of open_clip itself
         raise DataError(
-            f"model.pretrained: weights {tag or ''} of {name} cannot be loaded ({line(error)}); "
+            f"model.pretrained: weights {tag + ' ' if tag else ''}of {name} cannot be loaded ({line(error)}); "
             "without a network give a weights file as model.pretrained or a folder as model.name=local-dir:FOLDER"
         ) from None
     if "init_logit_bias" in overrides and "init_logit_bias" not in architecture:

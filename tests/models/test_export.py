@@ -60,6 +60,10 @@ def test_a_snapshot_of_the_hub_loads_in_every_verb(export, tmp_path, name):
         assert torch.equal(loaded.clip.visual.proj, state["visual.proj"])
     model, _ = build_model(ModelConfig(name=f"local-dir:{folder}"))
     assert torch.equal(model.clip.visual.proj, state["visual.proj"])
+    run("export", str(folder), "--output", str(tmp_path / "out"))
+    written = load_file(tmp_path / "out" / "open_clip_model.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in state.items())
+    assert "is a single model" in run("export", str(folder), "--checkpoint=best", code=2)
 
 
 def test_a_folder_without_weights_is_not_trained_from_random_ones(export, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gapless.eval.results import Result, save_result
 from gapless.report import load_run, write_report
 from tests.runs import TINY, run, tiny_config, write_config
 
@@ -171,6 +172,14 @@ def test_tables_mark_the_best_and_names_are_escaped(runs, tmp_path):
     assert {"curves.pdf", "curves.png", "maps.pdf", "cosines.png", "cumulative_explained_variance.pdf"} <= names
     assert r"\toprule" in (tmp_path / "r.tex").read_text()
     assert "![curves](r_figures/curves.png)" in (tmp_path / "r.md").read_text()
+
+
+def test_results_of_random_weights_are_called_so(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("results"))
+    result = Result("cifar10", "zeroshot_classification", {"acc1": 0.1}, "ViT-B-32", "random weights")
+    save_result(result, tmp_path / "run" / "results")
+    write_report([load_run(tmp_path / "run")], tmp_path / "r.html")
+    assert "run (random weights)" in (tmp_path / "r.html").read_text()
 
 
 def test_without_embeddings_or_data_there_is_still_a_page(runs, tmp_path):
