@@ -1,5 +1,6 @@
 """How files come to be: written beside their place, flushed to disk, then renamed, so that nobody reads half of one."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         remove(temporary)
         yield temporary
         flush(temporary)
+        if place.is_dir() and not temporary.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if place.is_dir():
             remove(replaced)
             place.rename(replaced)
@@ -48,6 +51,21 @@ def write_whole(path: Path) -> Iterator[Path]:
         raise DataError(f"{path} cannot be written ({reason})") from error
     finally:
         remove(temporary)
+
+
+def check_file(path: Path) -> None:
+    """Find out before the work whether a file can be written there; nothing is made.
+
+    Raises:
+        DataError: there is a folder of that name, or a folder above it cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    above = next(folder for folder in place.parents if folder.exists())
+    if place.is_dir():
+        raise DataError(f"{path} cannot be written ({os.strerror(errno.EISDIR)})")
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        code = errno.EACCES if above.is_dir() else errno.ENOTDIR
+        raise DataError(f"{path} cannot be written ({os.strerror(code)})")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -61,15 +61,16 @@ def _train(arguments: Any) -> None:
 
 def _doctor(arguments: Any) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from gapless.report.escaping import terminal
     from gapless.train.doctor import examine
 
     table = Table("check", "", "result", box=None)
     checks = examine(_config_of(arguments))
     for check in checks:
-        table.add_row(check.name, "[red]fails[/]" if check.error else "[green]ok[/]", escape(check.told))
+        outcome = "[red]fails[/]" if check.error else "[green]ok[/]"
+        table.add_row(terminal(check.name), outcome, terminal(check.told))
     Console().print(table)
     failed = [check.error for check in checks if check.error]
     if failed:

@@ -2,13 +2,23 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from gapless.errors import ConfigError
+from gapless.arguments import (
+    FiniteNumber,
+    FractionAboveZero,
+    NonNegativeInteger,
+    NonNegativeNumber,
+    PositiveInteger,
+    Seed,
+)
+from gapless.errors import ConfigError, DataError
+from gapless.run_folder import check_file, write_text, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +39,25 @@ SHOWN = {
     ),
 }
 """What the table shows; the JSON has everything."""
+FIGURES = ("gap.png", "gap.pdf", "map.png", "map.pdf")
 
 
 def add_sources(parser: ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", type=Path, default=None, help="A run, or a file of arrays image and text.")
     parser.add_argument("--images", type=Path, default=None, help="Images (N, D): .npy, .npz or .safetensors.")
     parser.add_argument("--texts", type=Path, default=None, help="Texts (N, D), row i of image i.")
-    parser.add_argument("--rows", type=int, default=None, help="Take only so many rows, a random choice.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of every random choice.")
+    parser.add_argument(
+        "--rows", type=PositiveInteger | None, default=None, help="Take only so many rows, a random choice."
+    )
+    parser.add_argument("--seed", type=Seed, default=0, help="Seed of every random choice.")
 
 
 def sources_of(arguments: Any) -> tuple[Path, Path]:
     from gapless.geometry.files import kept_embeddings
 
     if arguments.source is not None:
+        if arguments.images is not None or arguments.texts is not None:
+            raise ConfigError("SOURCE: it has both sides, so it comes alone or --images and --texts do")
         found = kept_embeddings(arguments.source)
         return found, found
     if arguments.images is None or arguments.texts is None:
@@ -56,9 +71,18 @@ def sources_of(arguments: Any) -> tuple[Path, Path]:
 def add_gap(parser: ArgumentParser) -> None:
     """What ``gapless gap`` takes."""
     add_sources(parser)
-    parser.add_argument("--gamma", type=float, default=0.99, help="Share of the variance in the effective dimensions.")
-    parser.add_argument("--definition", type=str, default="paper", help="Of the gap statistics: paper, or code.")
-    parser.add_argument("--bootstrap", type=int, default=0, help="Resamples for 95 % intervals of what sums decide.")
+    parser.add_argument(
+        "--gamma", type=FractionAboveZero, default=0.99, help="Share of the variance in the effective dimensions."
+    )
+    parser.add_argument(
+        "--definition", type=Literal["paper", "code"], default="paper", help="Of the gap statistics: paper, or code."
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=NonNegativeInteger,
+        default=0,
+        help="Resamples for 95 % intervals of what sums decide; 0 for none.",
+    )
     parser.add_argument("--before", type=Path, default=None, help="The same before closing, to tell a collapse.")
     parser.add_argument("--json", action="store_true", help="Print everything as JSON instead of a table.")
     parser.add_argument("--output", type=Path, default=None, help="Write everything as JSON.")
@@ -71,11 +95,17 @@ def run_gap(arguments: Any) -> None:
     from gapless.geometry import bootstrap_gap, gap_verdict, whole_gap
     from gapless.geometry.files import kept_embeddings, load_sides
 
-    if arguments.definition not in ("paper", "code"):
-        raise ConfigError(f"--definition: {arguments.definition!r} is not one of paper, code")
-    if not 0 < arguments.gamma <= 1:
-        raise ConfigError(f"--gamma: {arguments.gamma} does not work, it must be above 0 and at most 1")
+    figures = [arguments.report / name for name in FIGURES] if arguments.report else []
+    for path in filter(None, (arguments.output, *figures)):
+        check_file(path)
     x, y, normalised = load_sides(*sources_of(arguments), arguments.rows, arguments.seed)
+    earlier = None
+    if arguments.before:
+        file = kept_embeddings(arguments.before)
+        earlier = load_sides(file, file, arguments.rows, arguments.seed)[:2]
+    for key in ("before", "bootstrap"):
+        if getattr(arguments, key) and len(x) != len(y):
+            raise DataError(f"{key}: needs pairs, but there are {len(x)} images and {len(y)} texts")
     for path in normalised:
         logger.info("%s: rows normalised to length 1", path)
     options = {"gamma": arguments.gamma, "definition": arguments.definition, "seed": arguments.seed}
@@ -84,11 +114,7 @@ def run_gap(arguments: Any) -> None:
     intervals: dict[str, tuple[float, float]] = {}
     if len(x) == len(y):
         scores |= retrieval_recall(x, y)
-        before = None
-        if arguments.before:
-            file = kept_embeddings(arguments.before)
-            before = whole_gap(*load_sides(file, file, arguments.rows, arguments.seed)[:2], **options)
-        scores["verdict"], scores["checks"] = gap_verdict(scores, before)
+        scores["verdict"], scores["checks"] = gap_verdict(scores, earlier and whole_gap(*earlier, **options))
         if arguments.bootstrap:
             intervals = bootstrap_gap(x, y, arguments.bootstrap, seed=arguments.seed)
     else:
@@ -99,8 +125,7 @@ def run_gap(arguments: Any) -> None:
     else:
         _print_gap(scores, intervals)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(tree, indent=2) + "\n")
+        write_text(arguments.output, json.dumps(tree, indent=2) + "\n")
     if arguments.report:
         _draw(x, y, arguments.report)
 
@@ -132,14 +157,15 @@ def _draw(x: Any, y: Any, folder: Path) -> None:
     from gapless.report.figures import draw_panels, embedding_maps
     from gapless.report.panels import cosines, spectra
 
-    folder.mkdir(parents=True, exist_ok=True)
     features = PairFeatures(x, y, torch.arange(len(x)), [])
     panels = spectra(features)
     if len(x) == len(y):
         panels.insert(0, cosines("cosines", features))
-    for suffix in (".png", ".pdf"):
-        draw_panels(panels, folder / f"gap{suffix}")
-        embedding_maps({"": (x[:2000], y[:2000])}, {}, folder / f"map{suffix}")
+    for name in FIGURES:
+        if name.startswith("gap"):
+            draw_panels(panels, folder / name)
+        else:
+            embedding_maps({"": (x[:2000], y[:2000])}, {}, folder / name)
     print(f"figures in {folder}")
 
 
@@ -149,15 +175,20 @@ def _draw(x: Any, y: Any, folder: Path) -> None:
 def add_close(parser: ArgumentParser) -> None:
     """What ``gapless close`` takes."""
     add_sources(parser)
+    methods = Literal["mean", "translate", "orthogonal", "approximate", "procrustes", "standardise"]
+    parser.add_argument("--method", type=methods, default="mean", help="How the map is fitted (docs/closing.md).")
     parser.add_argument(
-        "--method", type=str, default="mean", help="mean, translate, orthogonal, approximate, procrustes, standardise."
+        "--alpha", type=FiniteNumber, default=1.0, help="How much of the gap is closed; below 0 widens."
     )
-    parser.add_argument("--alpha", type=float, default=1.0, help="How much of the gap is closed; below 0 widens.")
     parser.add_argument(
-        "--epsilon", type=float, default=0.05, help="approximate: share of the variance that is dropped."
+        "--epsilon", type=NonNegativeNumber, default=0.05, help="approximate: share of the variance that is dropped."
     )
-    parser.add_argument("--reading", type=str, default="cumulative", help="Of epsilon: cumulative, relative, absolute.")
-    parser.add_argument("--moved", type=str, default="text", help="The modality that is retrieved, and moved.")
+    parser.add_argument(
+        "--reading", type=Literal["cumulative", "relative", "absolute"], default="cumulative", help="Of epsilon."
+    )
+    parser.add_argument(
+        "--moved", type=Literal["image", "text"], default="text", help="The modality that is retrieved, and moved."
+    )
     parser.add_argument("--apply", type=Path, default=None, help="Other embeddings that the map is applied to.")
     parser.add_argument("--renormalise", action="store_true", help="Give moved rows length 1 again.")
     parser.add_argument("--output", type=Path, required=True, help="The transform, .safetensors.")
@@ -171,28 +202,35 @@ def run_close(arguments: Any) -> None:
     from gapless.geometry import close_gap
     from gapless.geometry.files import kept_embeddings, load_sides
 
-    for flag, value, words in (
-        ("moved", arguments.moved, ("image", "text")),
-        ("reading", arguments.reading, ("cumulative", "relative", "absolute")),
-    ):
-        if value not in words:
-            raise ConfigError(f"--{flag}: {value!r} is not one of {', '.join(words)}")
-    for path in filter(None, (arguments.output, arguments.moved_output)):
-        if path.suffix != ".safetensors":
-            raise ConfigError(f"{path} must end in .safetensors")
-    x, y, _ = load_sides(*sources_of(arguments), arguments.rows, arguments.seed)
+    images, texts = sources_of(arguments)
+    _check_outputs((arguments.output, arguments.moved_output), (images, texts, arguments.apply))
+    x, y, _ = load_sides(images, texts, arguments.rows, arguments.seed)
     settings = (arguments.method, arguments.alpha, arguments.epsilon, arguments.reading, arguments.moved)
     transform = close_gap(x, y, *settings)
-    transform.save(arguments.output)
     if arguments.apply:
         file = kept_embeddings(arguments.apply)
         x, y, _ = load_sides(file, file, arguments.rows, arguments.seed)
     moved = transform.image(x, arguments.renormalise), transform.text(y, arguments.renormalise)
-    if arguments.moved_output:
-        save_file({"image": moved[0].contiguous(), "text": moved[1].contiguous()}, arguments.moved_output)
+    with write_whole(arguments.output) as first:  # both files or none
+        transform.save(first)
+        if arguments.moved_output:
+            with write_whole(arguments.moved_output) as second:
+                save_file({"image": moved[0].contiguous(), "text": moved[1].contiguous()}, second)
     _print_closing((x, y), moved, bool(arguments.apply))
     told = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in transform.told.items())
     print(f"{arguments.output}: {transform.method}{f' ({told})' if told else ''}")
+
+
+def _check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]) -> None:
+    """Files that can be written and replace neither each other nor what is read."""
+    taken = {path.resolve() for path in inputs if path}
+    for path in filter(None, outputs):
+        if path.suffix != ".safetensors":
+            raise ConfigError(f"{path} must end in .safetensors")
+        if path.resolve() in taken:
+            raise ConfigError(f"{path} is read or written already, give another name")
+        taken.add(path.resolve())
+        check_file(path)
 
 
 def _print_closing(before: tuple[Any, Any], after: tuple[Any, Any], applied: bool) -> None:

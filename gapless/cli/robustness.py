@@ -4,13 +4,15 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from gapless.arguments import AtLeastTwo, FiniteNumber, NonNegativeNumber, PositiveInteger
 from gapless.cli.geometry import add_sources, sources_of
 from gapless.errors import ConfigError
+from gapless.run_folder import check_file, write_text
 
 # --- robustness --------------------------------------------------------------------------------------------------
 
@@ -24,20 +26,39 @@ def add_noise(parser: ArgumentParser) -> None:
         default=None,
         help="The right candidate's row of each query, integers (N,), .npy; null takes row i for query i.",
     )
-    parser.add_argument("--retrieved", type=str, default="text", help="The modality that is searched, moved and noisy.")
-    parser.add_argument("--method", type=str, default="orthogonal", help="orthogonal, approximate or translate.")
     parser.add_argument(
-        "--epsilon", type=float, default=0.05, help="approximate: share of the variance that is dropped."
+        "--retrieved",
+        type=Literal["image", "text"],
+        default="text",
+        help="The modality that is searched, moved and noisy.",
     )
-    parser.add_argument("--alphas", type=list[float], default=[0.0, 0.25, 0.5, 0.75, 1.0], help="How far it is moved.")
-    parser.add_argument("--sigmas", type=list[float], default=[0.025], help="Deviations of a component of the noise.")
     parser.add_argument(
-        "--noise", type=list[str], default=["gaussian"], help="gaussian, uniform, laplace, rademacher, student."
+        "--method",
+        type=Literal["orthogonal", "approximate", "translate"],
+        default="orthogonal",
+        help="How the gap is closed (docs/closing.md).",
     )
-    parser.add_argument("--levels", type=list[int], default=[], help="Also quantisation to so many levels on [-3, 3].")
-    parser.add_argument("--codes", type=list[str], default=[], help="Also codes of vector indexes: int8, binary.")
-    parser.add_argument("--draws", type=int, default=100, help="Draws of the noise.")
-    parser.add_argument("--mode", type=str, default="l2", help="l2, or cosine with moved rows of length 1.")
+    parser.add_argument(
+        "--epsilon", type=NonNegativeNumber, default=0.05, help="approximate: share of the variance that is dropped."
+    )
+    parser.add_argument(
+        "--alphas", type=list[FiniteNumber], default=[0.0, 0.25, 0.5, 0.75, 1.0], help="How far it is moved."
+    )
+    parser.add_argument(
+        "--sigmas", type=list[NonNegativeNumber], default=[0.025], help="Deviations of a component of the noise."
+    )
+    families = Literal["gaussian", "uniform", "laplace", "rademacher", "student"]
+    parser.add_argument("--noise", type=list[families], default=["gaussian"], help="Families of the noise.")
+    parser.add_argument(
+        "--levels", type=list[AtLeastTwo], default=[], help="Also quantisation to so many levels on [-3, 3]."
+    )
+    parser.add_argument(
+        "--codes", type=list[Literal["int8", "binary"]], default=[], help="Also codes of vector indexes."
+    )
+    parser.add_argument("--draws", type=PositiveInteger, default=100, help="Draws of the noise.")
+    parser.add_argument(
+        "--mode", type=Literal["l2", "cosine"], default="l2", help="l2, or cosine with moved rows of length 1."
+    )
     parser.add_argument("--output", type=Path, default=None, help="Write the curves as JSON, and a figure beside it.")
 
 
@@ -48,21 +69,19 @@ def run_noise(arguments: Any) -> None:
 
     from gapless.geometry import close_gap, quantisation_robustness, robustness
     from gapless.geometry.files import load_labels, load_pair, load_sides
-    from gapless.geometry.robustness import FAMILIES, quantise, quantise_binary, quantise_int8
+    from gapless.geometry.robustness import quantise, quantise_binary, quantise_int8
 
-    for flag, given, known in (("noise", arguments.noise, FAMILIES), ("codes", arguments.codes, ("int8", "binary"))):
-        wrong = [name for name in given if name not in known]
-        if wrong:
-            raise ConfigError(f"--{flag}: {wrong[0]!r} is not one of {', '.join(known)}")
-    for flag, value, words in (
-        ("retrieved", arguments.retrieved, ("image", "text")),
-        ("method", arguments.method, ("orthogonal", "approximate", "translate")),
-        ("mode", arguments.mode, ("l2", "cosine")),
-    ):
-        if value not in words:
-            raise ConfigError(f"--{flag}: {value!r} is not one of {', '.join(words)}")
+    jobs = [(family, sigma) for family in arguments.noise for sigma in arguments.sigmas]
+    for key, given in (("alphas", arguments.alphas), ("noise", jobs or arguments.levels or arguments.codes)):
+        if not given:
+            raise ConfigError(f"{key}: an empty list leaves nothing to measure")
+    outputs = (arguments.output, arguments.output.with_suffix(".png")) if arguments.output else ()
+    if len(set(outputs)) < len(outputs):
+        raise ConfigError(f"output: {arguments.output} is the name of the figure, give one that ends in .json")
+    for path in outputs:
+        check_file(path)
     if arguments.labels and arguments.rows:
-        raise ConfigError("--rows: not with --labels, which are of all rows")
+        raise ConfigError("rows: not with labels, which are of all rows")
     load = load_sides if arguments.labels else load_pair
     x, y, _ = load(*sources_of(arguments), arguments.rows, arguments.seed)
     transform = close_gap(x, y, arguments.method, 1.0, arguments.epsilon, moved=arguments.retrieved)
@@ -71,7 +90,6 @@ def run_noise(arguments: Any) -> None:
     queries, candidates = (x, y) if arguments.retrieved == "text" else (y, x)
     labels = load_labels(arguments.labels, len(queries), len(candidates)) if arguments.labels else torch.arange(len(x))
     curves = {}
-    jobs = [(family, sigma) for family in arguments.noise for sigma in arguments.sigmas]
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("noise", total=len(jobs) * arguments.draws)
         for family, sigma in jobs:
@@ -96,9 +114,8 @@ def run_noise(arguments: Any) -> None:
         curves[name] = quantisation_robustness(queries, candidates, gap, quantiser, arguments.alphas, labels)
     _print_curves(curves, transform.told)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         tree = {"gap": transform.told, "curves": {name: asdict(curve) for name, curve in curves.items()}}
-        arguments.output.write_text(json.dumps(tree, indent=2) + "\n")
+        write_text(arguments.output, json.dumps(tree, indent=2) + "\n")
         _draw_curves(curves, arguments.output.with_suffix(".png"))
 
 
@@ -149,7 +166,9 @@ def run_simulate(arguments: Any) -> None:
     unknown = [name for name in names if name not in SIMULATIONS]
     if unknown:
         raise ConfigError(f"SIMULATION: {unknown[0]!r} is not one of all, {', '.join(SIMULATIONS)}")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        check_file(arguments.output / f"{name}.json")
+        check_file(arguments.output / f"{name}.png")
     for name in names:
         told, function, usual, small = SIMULATIONS[name]
         settings: dict[str, Any] = dict(small if arguments.small else usual)
@@ -157,7 +176,7 @@ def run_simulate(arguments: Any) -> None:
             task = bar.add_task(name, total=1.0)
             found = function(**settings, progress=partial(_advance, bar, task))
         tree = {"simulation": name, "settings": settings, "numbers": found.numbers, "published": found.published}
-        (arguments.output / f"{name}.json").write_text(json.dumps(tree, indent=2) + "\n")
+        write_text(arguments.output / f"{name}.json", json.dumps(tree, indent=2) + "\n")
         draw_simulated(found, arguments.output / f"{name}.png")
         print(told)
         Console().print(Table("", ["", "ours", "paper"], simulated_rows(found)).terminal())

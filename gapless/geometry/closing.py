@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gapless.errors import ConfigError, DataError
+from gapless.run_folder import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,14 @@ class Transform:
         return _moved(features, self.text_matrix, self.text_shift, renormalise)
 
     def save(self, path: Path) -> None:
-        """Write a .safetensors file."""
+        """Write a .safetensors file whole.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         named = {n: t.contiguous() for n, t in self._tensors().items() if t is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(named, path, {"method": self.method, "told": json.dumps(self.told)})
+        with write_whole(path) as temporary:
+            save_file(named, temporary, {"method": self.method, "told": json.dumps(self.told)})
 
     def _tensors(self) -> dict[str, Tensor | None]:
         return {

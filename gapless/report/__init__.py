@@ -2,10 +2,11 @@
 
 from gapless.report.figures import embedding_maps
 from gapless.report.page import write_report
-from gapless.report.runs import RunRecord, load_run
+from gapless.report.runs import METRICS, RunRecord, load_run
 from gapless.report.tables import Cell, Column, Table, best_row, score_table
 
 __all__ = [
+    "METRICS",
     "Cell",
     "Column",
     "RunRecord",

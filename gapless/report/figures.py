@@ -1,5 +1,6 @@
 """Figures for papers, drawn with matplotlib."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from gapless.report.panels import Panel, style
+from gapless.run_folder import write_whole
 
 IMAGE_COLOR, TEXT_COLOR = "#0072B2", "#D55E00"
 """Okabe and Ito's blue and vermilion, which colour-blind readers tell apart."""
@@ -51,14 +53,14 @@ def embedding_maps(clouds: Clouds, captions: Mapping[str, str], path: Path, link
                 x[n:], y[n:], s=11, color=TEXT_COLOR, marker="^", linewidths=0, alpha=0.8, label="texts", zorder=2
             )
             limit = float(torch.stack([x.abs().max(), y.abs().max()]).max()) * 1.08
-            axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
-            axes.set_xlabel(captions.get(name, ""))
+            axes.set_title(name, parse_math=False)
+            axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+            axes.set_xlabel(captions.get(name, ""), parse_math=False)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, markerscale=1.8)
         for unused in places:
             unused.axis("off")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        _save(figure, path)
 
 
 def draw_panels(panels: Sequence[Panel], path: Path) -> None:
@@ -82,10 +84,21 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> None:
                 named.setdefault(series.name, line)
                 if series.filled:
                     axes.fill_between(series.x, series.y, color=color, alpha=0.25, linewidth=0)
-            axes.set(title=panel.title, xlabel=panel.x_title, ylim=panel.y_range)
+            axes.set_title(panel.title, parse_math=False)
+            axes.set(xlabel=panel.x_title, ylim=panel.y_range)
         for unused in places:
             unused.axis("off")
         if len(named) > 1:
             ncols = min(len(named), 2 * width)
-            figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=ncols, frameon=False)
-        figure.savefig(path, dpi=150)
+            # matplotlib leaves out names that begin with an underscore.
+            names = [f" {name}" if name.startswith("_") else name for name in named]
+            legend = figure.legend(list(named.values()), names, loc="outside upper center", ncols=ncols, frameon=False)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with write_whole(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in scripts without a font
+        figure.savefig(temporary, dpi=150)

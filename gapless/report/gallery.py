@@ -5,6 +5,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,12 +96,28 @@ class Embedded:
 def load_embedded(run: RunRecord) -> Embedded | None:
     """The run's embeddings; None, and a note, where there are none that can be read."""
     try:
-        found = {epoch: load_pairs(path) for epoch, path in run.embeddings.items()}
+        found = {epoch: _usable(path, *load_pairs(path)) for epoch, path in run.embeddings.items()}
     except DataError as error:
         logger.warning("%s", error)
         run.notes.append(str(error))
         return None
     return Embedded(run, found) if found else None
+
+
+def _usable(path: Path, features: PairFeatures, keys: list[str]) -> tuple[PairFeatures, list[str]]:
+    """Features that can be drawn.
+
+    Raises:
+        DataError: shapes or keys that do not go together, or values that are not finite.
+    """
+    image, text = features.image, features.text
+    if image.ndim != 2 or 0 in image.shape or image.shape != text.shape or len(features.indices) != len(image):
+        raise DataError(f"{path}: {tuple(image.shape)} images and {tuple(text.shape)} texts are no pairs")
+    if not (image.isfinite().all() and text.isfinite().all()):
+        raise DataError(f"{path}: embeddings that are not finite")
+    if not isinstance(keys, list) or len(keys) not in (0, len(image)) or not all(isinstance(k, str) for k in keys):
+        raise DataError(f"{path}: the keys of its pairs are not those of {len(image)} pairs")
+    return features, keys
 
 
 def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:

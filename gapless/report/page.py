@@ -1,11 +1,11 @@
 """The report of some runs: one page that needs no network, and the same as Markdown, LaTeX and figures for papers."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment
 
@@ -14,11 +14,13 @@ from gapless.errors import DataError
 from gapless.eval import PairFeatures
 from gapless.eval.compare import columns, evaluations
 from gapless.models import RANDOM
+from gapless.report.escaping import markdown, script
 from gapless.report.figures import draw_panels, embedding_maps
 from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
 from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
 from gapless.report.runs import RunRecord, differences
 from gapless.report.tables import Cell, Column, Table, best_row, better, score_table
+from gapless.run_folder import check_file, write_text
 
 ASSETS = files("gapless.report") / "assets"
 CSS = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "double"}
@@ -49,10 +51,12 @@ def write_report(
         What was written.
 
     Raises:
-        DataError: no run.
+        DataError: no run, or a place that cannot be written.
     """
     if not runs:
         raise DataError("report: there is no run to show")
+    for suffix in (".html", ".md", ".tex"):
+        check_file(output.with_suffix(suffix))
     runs = _distinct(runs)
     title = title or ("Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
     found = [each for each in map(load_embedded, runs) if each]
@@ -66,17 +70,18 @@ def write_report(
     }
     shown = [*tables, final_table(runs), *_result_tables(runs)]
     setup, notes = setup_table(runs), [f"{run.name}: {note}" for run in runs for note in run.notes]
-    output.parent.mkdir(parents=True, exist_ok=True)
     page = _page(title, runs, found, sections, shown, setup, notes)
-    temporary = output.with_name(f".tmp_{output.name}")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(output)
     figures = _figures(output.with_name(f"{output.stem}_figures"), sections, lasts)
-    listed = "".join(f"![{path.stem}]({path.parent.name}/{path.name})\n\n" for path in figures if path.suffix == ".png")
-    parts = [f"## {t.title}\n\n{t.markdown()}\n{t.note}\n" for t in (*shown, setup)]
-    told = "".join(f"> {note}\n\n" for note in notes)
-    output.with_suffix(".md").write_text(f"# {title}\n\n{told}" + "\n".join(parts) + f"\n## Figures\n\n{listed}")
-    output.with_suffix(".tex").write_text("\n".join(table.latex() for table in shown))
+    listed = "".join(
+        f"![{path.stem}]({quote(f'{path.parent.name}/{path.name}')})\n\n" for path in figures if path.suffix == ".png"
+    )
+    parts = [f"## {markdown(t.title)}\n\n{t.markdown()}\n{markdown(t.note)}\n" for t in (*shown, setup)]
+    told = "".join(f"> {markdown(note)}\n\n" for note in notes)
+    text = f"# {markdown(title)}\n\n{told}" + "\n".join(parts) + f"\n## Figures\n\n{listed}"
+    write_text(output.with_suffix(".md"), text)
+    write_text(output.with_suffix(".tex"), "\n".join(table.latex() for table in shown))
+    # Names of files that are no UTF-8 come as halves of characters, which no page can hold.
+    write_text(output, page.encode("utf-8", "backslashreplace").decode())
     return [output, output.with_suffix(".md"), output.with_suffix(".tex"), *figures]
 
 
@@ -190,14 +195,12 @@ def _page(
         css=(ASSETS / "page.css").read_text(encoding="utf-8"),
         js=(ASSETS / "page.js").read_text(encoding="utf-8"),
         plotly=plotly.offline.get_plotlyjs(),
-        # Inside a script element only its end tag has a meaning.
-        content=json.dumps(content, allow_nan=False).replace("</", "<\\/"),
+        content=script(content),
     )
 
 
 def _figures(folder: Path, sections: dict[str, list[Panel]], lasts: dict[str, PairFeatures]) -> list[Path]:
     """The main curves, the variance and the cosines, and a map of each run, as .pdf and .png."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for told, panels in sections.items():
         chosen = [panel for panel in panels if panel.title in MAIN] or panels

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gapless.eval import PairFeatures
 from gapless.geometry import explained_variance
+from gapless.report.escaping import chart
 from gapless.report.runs import RunRecord
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -133,7 +134,7 @@ def as_plotly(panel: Panel) -> dict[str, Any]:
         figure.add_scatter(
             x=series.x,
             y=series.y,
-            name=series.name,
+            name=chart(series.name),
             # A single value, as before the first step, is a point.
             mode="lines" if len(series.x) > 1 else "markers",
             fill="tozeroy" if series.filled else None,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gapless.geometry.files import kept_epochs
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
 Row = dict[str, Any]
 
 
@@ -59,36 +61,59 @@ def load_run(folder: Path) -> RunRecord:
     Raises:
         DataError: there is no such folder, no metrics.jsonl, or a line in the middle of it that is broken.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise DataError(f"{folder} is no run: {path.name} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
     rows, notes = [], []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(_row(line))
-        except ValueError as error:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise DataError(f"{path}, line {number}: {error}") from None
+                raise DataError(f"{path}, line {number}: {_short(error)}") from None
+            if lines == [""]:
+                break
             notes.append(f"the last line of {path.name} is half-written and left out")
             logger.warning("%s: %s", folder, notes[-1])
+    for number, row in enumerate(rows, 1):
+        if problem := _problem(row):
+            raise DataError(f"{path}, line {number}: {problem}")
     if not rows:
         raise DataError(f"{path} has no metrics yet; the first are written before the first step")
     return RunRecord(folder.resolve().name, folder, _config(folder), rows, kept_epochs(folder), notes)
 
 
-def _row(line: str) -> Row:
-    row = json.loads(line)
-    if not isinstance(row, dict) or "epoch" not in row:
-        raise ValueError("not an object with an epoch")
-    return row
+def _problem(row: Any) -> str | None:
+    """What is wrong with a line: it is an object with an epoch, and its metrics are numbers or null."""
+    if not isinstance(row, dict) or not _is_number(row.get("epoch")):
+        return "not an object with an epoch that is a number"
+    for name, value in row.items():
+        if "/" in name and value is not None and not _is_number(value):
+            return f"{name} is {_short(repr(value))}, not a number"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    """A finite number that a float can hold."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
+
+
+def _short(told: object) -> str:
+    text = str(told)
+    return text if len(text) < 80 else f"{text[:77]}..."
 
 
 def _config(folder: Path) -> Row:
     try:
-        return flatten(yaml.safe_load((folder / "config.yaml").read_text()))
-    except (OSError, yaml.YAMLError, AttributeError):
+        return flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError):
         return {}
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table as RichTable
 
-LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "→": r"$\to$"} | {c: f"\\{c}" for c in "&%$#_{}"}
+from gapless.report.escaping import latex, markdown, terminal
 
 
 class Column(NamedTuple):
@@ -40,15 +40,15 @@ class Table:
 
     def markdown(self) -> str:
         """The table alone, without its title."""
-        lines = [list(self.header), ["---", *("---:" for _ in self.header[1:])]]
-        lines += [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in self.rows]
+        lines = [[markdown(text) for text in self.header], ["---", *("---:" for _ in self.header[1:])]]
+        lines += [[f"**{markdown(c.text)}**" if c.best else markdown(c.text) for c in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def latex(self) -> str:
         """A table environment that needs the package booktabs."""
-        head = " & ".join(_latex(text) for text in self.header)
+        head = " & ".join(latex(text) for text in self.header)
         body = [
-            " & ".join(rf"\textbf{{{_latex(c.text)}}}" if c.best else _latex(c.text) for c in row) + r" \\"
+            " & ".join(rf"\textbf{{{latex(c.text)}}}" if c.best else latex(c.text) for c in row) + r" \\"
             for row in self.rows
         ]
         lines = [
@@ -61,25 +61,23 @@ class Table:
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{_latex(f'{self.title}. {self.note}'.strip())}}}",
+            rf"\caption{{{latex(f'{self.title}. {self.note}'.strip())}}}",
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
 
     def terminal(self) -> RichTable:
         """For rich's console."""
-        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+        table = RichTable(
+            title=terminal(self.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0
+        )
         for k, title in enumerate(self.header):
             # Broken by hand, so that seven metrics fit on 80 columns and rich cuts no word.
             lines = textwrap.wrap(title, 10, break_long_words=False)
-            table.add_column("\n".join(lines), justify="right" if k else "left")
+            table.add_column(terminal("\n".join(lines)), justify="right" if k else "left")
         for row in self.rows:
-            table.add_row(*(f"[bold]{cell.text}[/]" if cell.best else cell.text for cell in row))
+            table.add_row(*(terminal(cell.text, "bold" if cell.best else "") for cell in row))
         return table
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(c, c) for c in text)
 
 
 LOWER = (

@@ -147,5 +147,5 @@ def test_the_command_fits_on_one_file_and_applies_to_another(tmp_path):
     moved = load_file(tmp_path / "moved.safetensors")
     expected = x[100:].float() - x[:100].float().mean(dim=0)
     torch.testing.assert_close(moved["image"], expected, rtol=0, atol=1e-6)
-    assert "--moved" in run("close", fit, "--moved=audio", f"--output={output}", code=2)
+    assert "moved: audio" in run("close", fit, "--moved=audio", f"--output={output}", code=2)
     assert "must end in" in run("close", fit, "--output=t.pt", code=2)

@@ -147,7 +147,7 @@ def test_the_command_prints_curves_and_draws_them(tmp_path):
     assert f"{tree['curves']['laplace 0.05']['robustness'][-1]:.4f}" in told
     assert (tmp_path / "r.png").stat().st_size > 5000
     assert tree["curves"]["int8"]["robustness"][0] > tree["curves"]["binary"]["robustness"][0]
-    assert "--noise: 'pink'" in run("robustness", str(tmp_path / "e.safetensors"), "--noise=[pink]", code=2)
+    assert "pink is not one of gaussian" in run("robustness", str(tmp_path / "e.safetensors"), "--noise=[pink]", code=2)
 
 
 def test_classes_from_files(tmp_path):

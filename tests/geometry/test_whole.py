@@ -120,7 +120,7 @@ def test_wrong_input_is_one_line(tmp_path):
     assert "has 12 dimensions" in run(*command, code=3)
     assert "kept no embeddings" in run("gap", str(tmp_path), code=3)
     assert "SOURCE" in run("gap", code=2)
-    assert "--gamma" in run(*command, "--gamma=2", code=2)
+    assert "gamma: 2 does not work" in run(*command, "--gamma=2", code=2)
 
 
 def test_constant_columns_and_duplicates_give_the_right_numbers():

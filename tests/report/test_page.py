@@ -1,15 +1,22 @@
 """The page in a real browser."""
 
 import io
+import json
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from gapless.config import DataConfig
+from gapless.data import build_source
 from gapless.eval.results import Result, save_result
 from gapless.report import load_run, write_report
+from tests.report.hostile import HOSTILE
 from tests.runs import TINY, run, tiny_config, write_config
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -191,3 +198,75 @@ def test_without_embeddings_or_data_there_is_still_a_page(runs, tmp_path):
     text = (tmp_path / "bare.html").read_text()
     assert 'id="map-plane"' not in text
     assert "val/centroid_distance" in text
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """Two runs whose names, captions, keys, metrics, settings and data sets are hostile; the report of both."""
+    output = tmp_path_factory.mktemp("hostile")
+    (output / "data").mkdir()
+    for k, text in enumerate(HOSTILE):
+        name = text.replace("/", "-")
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(output / "data" / f"{name}.png", "PNG")
+        (output / "data" / f"{name}.txt").write_text(text, encoding="utf-8")
+    source = build_source(DataConfig(source="folder", path=str(output / "data"), val_path=str(output / "data")), "val")
+    keys = [source.key(i) for i in range(len(source))]
+    features = torch.nn.functional.normalize(torch.randn(2, len(keys), 6), dim=2)
+    tensors = {"image": features[0], "text": features[1], "indices": torch.arange(len(keys))}
+    runs = []
+    for name in HOSTILE[:2]:
+        folder = output / name.replace("/", "-")
+        (folder / "embeddings").mkdir(parents=True)
+        save_file(tensors, folder / "embeddings" / "epoch_00001.safetensors", {"keys": json.dumps(keys)})
+        (folder / "embeddings" / "epoch_abc.safetensors").touch()
+        lines = [{"epoch": k, "val/alignment": k, **{f"val/{text}": k for text in HOSTILE}} for k in range(2)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        data = {"source": "folder", "path": str(output / "data"), "val_path": str(output / "data")}
+        write_config({"data": data, "name": name, "tracking": {"project": name}}, folder / "config.yaml")
+        save_result(
+            Result(f"my {HOSTILE[0]} set", "gap", {"alignment": 0.5}, "m", "p", num_samples=9), folder / "results"
+        )
+        runs.append(folder)
+    write_report([load_run(folder) for folder in runs], output / "a (b) $c$.html", title=" ".join(HOSTILE))
+    return output / "a (b) $c$.html"
+
+
+def test_hostile_texts_are_shown_as_they_are(browser, hostile):
+    page = browser.new_page()
+    wrong = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    page.goto(hostile.as_uri())
+    page.wait_for_selector("html[data-ready=true]")
+    shown = page.locator("[data-caption]").all_text_contents()
+    assert len(shown) >= 6
+    assert set(shown) <= set(HOSTILE)
+    assert sorted(page.evaluate("() => Object.values(content.captions)")) == sorted(HOSTILE)
+    assert page.title() == " ".join(" ".join(HOSTILE).split())
+    names = [name.replace("/", "-") for name in HOSTILE[:2]]
+    assert page.locator(".runs span").all_text_contents() == names
+    assert page.locator("#map-run option").all_text_contents() == names
+    captions = page.locator("figcaption").all_text_contents()
+    assert {f"val/{text}" for text in HOSTILE} <= set(captions)
+    assert f"my {HOSTILE[0]} set: gap" in page.locator("h3").all_text_contents()
+    page.locator("[data-chart]").first.scroll_into_view_if_needed()
+    page.locator("[data-chart] svg.main-svg").first.wait_for()
+    legend = "() => { const d = document.querySelector('[data-chart]'); d.layout.showlegend = true; Plotly.redraw(d);"
+    page.evaluate(legend + " }")
+    assert page.locator("[data-chart]").first.locator(".legendtext").all_text_contents() == names
+    assert page.evaluate("() => window.hit") is None
+    assert wrong == []
+    page.close()
+
+
+def test_a_hostile_report_as_markdown_and_latex(hostile):
+    told, tex = (hostile.with_suffix(suffix).read_text() for suffix in (".md", ".tex"))
+    assert "![curves](a%20%28b%29%20%24c%24_figures/curves.png)" in told
+    assert (hostile.parent / "a (b) $c$_figures" / "curves.png").stat().st_size > 1000
+    assert not {"<script", "<img", "<!--", "[x](http"} & set(re.findall(r"<script|<img|<!--|(?<!\\)\[x\]\(http", told))
+    for line in told.splitlines():
+        if line.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5)
+    assert "<" not in tex
+    assert "|" not in tex

@@ -1,10 +1,13 @@
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from gapless.errors import DataError
 from gapless.report import Cell, load_run, write_report
+from gapless.report.gallery import load_embedded
 from gapless.report.page import final_table, setup_table
 from tests.runs import run
 
@@ -35,11 +38,92 @@ def test_a_half_written_last_line_is_left_out_and_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("tail", "told"),
-    [("not json\n{}\n", "line 4"), ('["no", "row"]\n{}\n', "line 4: not an object with an epoch")],
+    [("not json\n{}\n", "line 4"), ('["no", "row"]\n', "line 4: not an object with an epoch")],
 )
 def test_a_broken_line_in_the_middle_is_named(tmp_path, tail, told):
     with pytest.raises(DataError, match=told):
         load_run(folder(tmp_path, tail=tail))
+
+
+BAD_VALUES = ('"text"', "[1]", "NaN", "Infinity", "9" * 400, "true", "{}")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        *((f'{{"epoch": 1, "val/x": {value}}}', "line 4: val/x is .*, not a number") for value in BAD_VALUES),
+        *(
+            (f'{{"epoch": {value}, "val/x": 1}}', "line 4: not an object with an epoch")
+            for value in (*BAD_VALUES, "null")
+        ),
+        ('{"epoch": 1, "val/x": ' + "9" * 5000 + "}", "line 4: .*digits"),
+        ("[" * 100_000, "line 4: .*recursion"),
+        (b'{"epoch": 1, "note": "\xe9"}', "is not UTF-8"),
+    ],
+)
+def test_damaged_metrics_are_one_line(tmp_path, line, told):
+    place = folder(tmp_path)
+    with (place / "metrics.jsonl").open("ab") as file:
+        file.write((line if isinstance(line, bytes) else line.encode()) + b'\n{"epoch": 2}\n')
+    with pytest.raises(DataError, match=told) as error:
+        load_run(place)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    before = sorted(tmp_path.rglob("*"))
+    run("report", str(place), f"--output={tmp_path / 'new' / 'r.html'}", code=3)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_metrics_without_a_value_and_lines_within_texts_are_read(tmp_path):
+    place = folder(tmp_path, tail='{"epoch": 2, "val/x": null, "note": "a\u2028b", "time": "now"}\n')
+    assert load_run(place).rows[-1]["note"] == "a\u2028b"
+
+
+@pytest.mark.parametrize(
+    "config", [b"\xff", b"[" * 1200, b"- a", b"a: [", b"!!python/object:os.system x", b"1: {2: 3}"]
+)
+def test_a_damaged_configuration_is_none(tmp_path, config):
+    place = folder(tmp_path)
+    (place / "config.yaml").write_bytes(config)
+    assert load_run(place).curve("train/loss") == [(1.0, 0.5)]
+
+
+def test_embeddings_that_cannot_be_drawn_are_a_note(tmp_path):
+    place = folder(tmp_path)
+    (place / "embeddings").mkdir()
+    good = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    for k, (image, text, keys) in enumerate([(good * torch.nan, good, []), (good, good[:5], []), (good, good, ["a"])]):
+        for old in (place / "embeddings").iterdir():
+            old.unlink()
+        tensors = {"image": image, "text": text.clone(), "indices": torch.arange(6)}
+        save_file(tensors, place / "embeddings" / f"epoch_{k:05d}.safetensors", {"keys": json.dumps(keys)})
+        record = load_run(place)
+        assert load_embedded(record) is None
+        assert f"epoch_{k:05d}.safetensors" in record.notes[0]
+
+
+def test_what_is_no_run_is_passed_over(tmp_path):
+    place, output = folder(tmp_path), f"--output={tmp_path / 'r.html'}"
+    (tmp_path / "run-1.log").write_text("log")
+    (tmp_path / "run.sweep.json").write_text("{}")
+    (tmp_path / "run-2").mkdir()
+    told = run(
+        "report", *(str(tmp_path / name) for name in ("run-1.log", "run", "run.sweep.json", "run-2", "gone")), output
+    )
+    (line,) = [line for line in told.splitlines() if "passed over" in line]
+    assert all(name in line for name in ("run-1.log", "run.sweep.json", "run-2", "gone"))
+    assert str(place) + "," not in line
+    assert "is no run" in run("report", str(tmp_path / "run-1.log"), output, code=3)
+
+
+@pytest.mark.parametrize("taken", ["r.html", "r.md", "r.tex"])
+def test_a_report_replaces_no_folder(tmp_path, taken):
+    place = folder(tmp_path)
+    (tmp_path / taken).mkdir()
+    (tmp_path / taken / "kept").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert "Is a directory" in run("report", str(place), f"--output={tmp_path / 'r.html'}", code=3)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_folders_that_are_no_runs(tmp_path):

@@ -1,0 +1,26 @@
+"""Texts that pages, Markdown, LaTeX, plotly, matplotlib and rich would read as more than characters."""
+
+HOSTILE = (
+    "<!--<script>",
+    "</script><script>window.hit=1</script>",
+    '<img src=x onerror="window.hit=1">',
+    "<b>bold</b>",
+    "-->",
+    "]]>",
+    '"onmouseover="window.hit=1',
+    "&lt;i&gt; &amp; AT&T",
+    "${window.hit=1} {{7*7}} {% raw %}",
+    "a|b",
+    "__proto__",
+    "_x_",
+    "*y*",
+    "~~z~~",
+    "`code`",
+    "[x](http://example.org)",
+    "[train] [/] [bold]",
+    ":smile:",
+    r"$\frac{1}{$ 50% #1 ^2",
+    r"\input{file}",
+    "# head",
+    "\u65e5\u672c \U0001f600",
+)

@@ -1,0 +1,67 @@
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from gapless.report import Cell, Table
+from gapless.report.escaping import latex, markdown, script, terminal
+from tests.report.hostile import HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a<b>&", "a&lt;b&gt;&amp;"),
+        ("a|b^c~d", r"a\|b\^c\~d"),
+        ("val/centroid_distance", "val/centroid_distance"),
+        ("_x_ a_ _b", r"\_x\_ a\_ \_b"),
+        (r"\`*[x](y)#${}!", r"\\\`\*\[x\](y)\#\$\{\}\!"),
+        ("two\nlines\r\tand\x1b[31m\udcff", r"two lines  and\\x1b\[31m\\udcff"),
+        ("\u00e9 \u00b1 \u2192", "\u00e9 \u00b1 \u2192"),
+    ],
+)
+def test_markdown(text, expected):
+    assert markdown(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"a\b", r"a\textbackslash{}b"),
+        ("<>|^~", r"\textless{}\textgreater{}\textbar{}\textasciicircum{}\textasciitilde{}"),
+        ("_{}#%&$", r"\_\{\}\#\%\&\$"),
+        ("[t]*", "{[}t{]}{*}"),
+        ("two\nlines", "two lines"),
+        ("0.5 \u00b1 0.1 \u2192", r"0.5 $\pm$ 0.1 $\to$"),
+    ],
+)
+def test_latex(text, expected):
+    assert latex(text) == expected
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_console_shows_what_was_given(text):
+    out = io.StringIO()
+    Console(file=out, width=200).print(Table(text, ["", text], [[Cell(text), Cell(text, best=True)]]).terminal())
+    assert " ".join(out.getvalue().split()).count(" ".join(text.split())) >= 3
+    assert terminal("a\x1b[31m\nb").plain == "a\\x1b[31m\nb"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_scripts_hold_no_tags(text):
+    found = script({text: [text]})
+    assert not set("<>&") & set(found)
+    assert json.loads(found) == {text: [text]}
+
+
+def test_a_table_keeps_its_cells():
+    rows = [[Cell(text), Cell(text, best=True)] for text in HOSTILE]
+    table = Table(HOSTILE[0], ["", HOSTILE[9]], rows, HOSTILE[2])
+    for line in table.markdown().splitlines():
+        assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    told = table.latex()
+    assert len(re.findall(r"(?<!\\)&", told)) == 1 + len(rows)
+    assert len(re.findall(r"(?<!\\){", told)) == len(re.findall(r"(?<!\\)}", told))
+    assert not re.search(r"(?<!\\)[#%^~]|\\\\\n[\[*]", told)
