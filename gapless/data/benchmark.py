@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from PIL import EpsImagePlugin
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.imagenet import load_meta_file
@@ -75,7 +74,6 @@ class BenchmarkImages:
 
     def load(self, index: int) -> tuple[Tensor, int]:
         try:
-            EpsImagePlugin.gs_binary = False  # Pillow would start Ghostscript for an EPS, whatever its name
             image, label = self.dataset[index]
         except Exception as error:  # decoders raise whatever they like on damaged files
             raise BadSampleError("not_an_image", " ".join(str(error).split())[:160]) from None
@@ -108,7 +106,6 @@ def read_benchmark(
     if not needed.is_dir() and not fetch:  # builders make folders or fetch what is not there
         raise _not_there(name, needed, "there is no such folder")
     try:
-        EpsImagePlugin.gs_binary = False
         dataset = (
             _imagenet_v2(folder) if name == "imagenetv2" else _built(name, str(folder), split=split, download=fetch)
         )

@@ -5,6 +5,7 @@ Axis letters: N images, M texts, D dimensions.
 
 import json
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gapless.errors import ConfigError, DataError
+from gapless.geometry.arrays import check_memory, find_arrays
 from gapless.run_folder import write_whole
 
 logger = logging.getLogger(__name__)
@@ -73,12 +75,17 @@ class Transform:
         Raises:
             DataError: the file is missing or no transform.
         """
+        stored = find_arrays(path)
+        for array in stored.values():
+            check_memory(path, math.prod(array.shape), array.dtype)
         try:
+            if any(len(array.shape) != (2 if name.endswith("matrix") else 1) for name, array in stored.items()):
+                raise ValueError(f"shapes {[array.shape for array in stored.values()]}")
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                tensors = {name: file.get_tensor(name) for name in stored}
                 return cls(metadata["method"], told=json.loads(metadata["told"]), **tensors)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path} is no transform of gapless close ({error})") from None
 
 

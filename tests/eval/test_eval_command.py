@@ -442,4 +442,4 @@ def test_a_transform_moves_what_is_scored_and_an_export_carries_it(export, tmp_p
     assert "are moved by" in told
     assert read(tmp_path / "carried", "gap") == after
     assert "transform: not with val" in run("eval", str(model), "--datasets=[val]", code=2)
-    assert "is no transform" in run("eval", str(export), "--transform", str(tmp_path / "none.safetensors"), code=3)
+    assert "is not there" in run("eval", str(export), "--transform", str(tmp_path / "none.safetensors"), code=3)
