@@ -114,7 +114,7 @@ class PairEvaluation:
     def _check(self, features: PairFeatures) -> None:
         n, bad = len(features.image), len(features.bad)
         if bad:
-            logger.warning("%s: of %d samples are left out %s", self.prefix, n + bad, told_of(features.bad))
+            logger.warning("%s: left out of %d samples: %s", self.prefix, n + bad, told_of(features.bad))
         if bad > self.max_bad_fraction * (n + bad):
             raise DataError(
                 f"{self.prefix}: {bad} of {n + bad} samples cannot be used, more than data.max_bad_fraction="
