@@ -102,9 +102,9 @@ class DataConfig:
     mismatched: ClosedUnitInterval = 0.0
     """Share of the training pairs whose captions are exchanged among each other, a control."""
     captions: str = "first"
-    """Caption of a training pair: first, random, index:K, or all (one pair for each caption)."""
+    """Caption of a training pair: first or random (of those that are not blank), index:K, or all (one pair for each)."""
     val_captions: str = "first"
-    """Caption of a validation pair: first or index:K."""
+    """Caption of a validation pair: first (that is not blank) or index:K."""
     train_samples: AtLeastTwo | None = None
     """Use only this many training pairs, a random subset fixed by the seed; null for all."""
     val_samples: AtLeastTwo | None = None
