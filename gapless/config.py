@@ -102,7 +102,7 @@ class DataConfig:
     mismatched: ClosedUnitInterval = 0.0
     """Share of the training pairs whose captions are exchanged among each other, a control."""
     captions: str = "first"
-    """Caption of a training pair: first or random (of those that are not blank), index:K, or all (one pair for each)."""
+    """Caption of a training pair: first or random (of those not blank), index:K, or all (one pair for each)."""
     val_captions: str = "first"
     """Caption of a validation pair: first (that is not blank) or index:K."""
     train_samples: AtLeastTwo | None = None
