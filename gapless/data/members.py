@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from gapless.data.images import IMAGE_EXTENSIONS
 from gapless.data.tar import Damage, TarMember
@@ -32,10 +31,12 @@ def split_name(name: str) -> tuple[str, str]:
     """
     if not name.isprintable():
         name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-    base, _, ending = name.rpartition("/")[2].partition(".")
-    if not base or not ending or re.match(r"__[^/]*__($|/)", name):
+    folder, _, last = name.rpartition("/")
+    base, _, ending = last.partition(".")
+    if not base or not ending or (name.startswith("__") and re.match(r"__[^/]*__($|/)", name)):
         return "", ""
-    return str(PurePosixPath(name).parent / base), ending.lower()
+    above = [part for part in folder.split("/") if part not in ("", ".")]  # ./a.jpg is a.jpg
+    return "/" * name.startswith("/") + "/".join([*above, base]), ending.lower()
 
 
 @dataclass

@@ -69,7 +69,8 @@ def read_index(path: Path, record: ShardRecord | None = None, json_caption: str 
     check_size(path, record)
     stat = path.stat()
     stamp = [INDEX_VERSION, stat.st_size, stat.st_mtime_ns, json_caption]
-    checksum = record.sha256 if record else None
+    # Where no index can be kept, the whole file would be read again at every start.
+    checksum = record.sha256 if record and os.access(path.parent, os.W_OK) else None
     index_path = path.with_name(path.name + INDEX_SUFFIX)
     index = _kept_index(index_path, stamp)
     if index is not None and checksum in (None, index.sha256):
