@@ -1,9 +1,11 @@
 """jsonargparse with errors that are one line: the key, what is wrong, and the nearest right name."""
 
+import ast
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -32,12 +34,12 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
 
     Args:
         parser: made with ``exit_on_error=False``.
-        arguments: as typed; wandb's ``--key=None`` counts as ``--key=null``, and ``--no-cache`` as ``--no_cache``.
+        arguments: as typed; wandb's ``None``, alone or inside a list, counts as null, ``--no-cache`` as ``--no_cache``.
 
     Raises:
         ConfigError: one line that names the key.
     """
-    given = [_as_named(a) if a.startswith("--") else a for a in arguments]
+    given = [_as_named(a) if a.startswith("--") else _as_yaml(a) for a in arguments]
     with _told_in_a_line(parser):
         return parser.instantiate(parser.parse_args(lay_over(parser, given)))
 
@@ -66,7 +68,17 @@ def _told_in_a_line(parser: ArgumentParser) -> Iterator[None]:
 
 def _as_named(option: str) -> str:
     name, equals, value = option.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{'null' if value == 'None' else value}"
+    return f"--{name[2:].replace('-', '_')}{equals}{_as_yaml(value)}"
+
+
+def _as_yaml(value: str) -> str:
+    """A value as wandb writes it, with Python's None alone or inside of a list or mapping, as YAML."""
+    if value == "None":
+        return "null"
+    if value[:1] in ("[", "{") and "None" in value:
+        with suppress(ValueError, SyntaxError):
+            return json.dumps(ast.literal_eval(value))
+    return value
 
 
 def _one_line(message: str, keys: list[str]) -> str:

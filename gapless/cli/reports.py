@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from gapless.arguments import Location, PositiveInteger
 from gapless.cli.caption import needs_extra
@@ -39,9 +40,12 @@ def run_report(arguments: Any) -> None:
 def add_sweep(parser: ArgumentParser) -> None:
     """What ``gapless sweep`` takes."""
     parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
-    parser.add_argument("--count", type=int, default=None, help="Runs in all; needed for random and bayes.")
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help="Runs at a time.")
+    parser.add_argument(
+        "--count", type=PositiveInt | None, default=None, help="Runs in all, in place of the file's run_cap."
+    )
     parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of the draws of random and bayes.")
     parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
 
 
@@ -51,8 +55,8 @@ def run_sweep_file(arguments: Any) -> None:
 
     from gapless.reproduce.sweep import run_sweep
 
-    given = (arguments.file, arguments.jobs, arguments.count, arguments.record, arguments.allow_missing)
-    Console().print(run_sweep(*given).terminal())
+    a = arguments
+    Console().print(run_sweep(a.file, a.jobs, a.count, a.record, a.allow_missing, a.seed).terminal())
 
 
 Experiment = Literal["demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature"]
