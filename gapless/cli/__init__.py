@@ -181,7 +181,9 @@ VERBS = {
     "caption eval": Verb("caption another modality, and score it", caption.add_eval, caption.run_eval),
     "prepare": Verb("write a data source as webdataset shards", _prepare_arguments, _prepare, True),
     "export": Verb("write the model or captioner of a run as a folder of its own", _export_arguments, _export),
-    "sweep": Verb("run a sweep file of wandb without a server", reports.add_sweep, reports.run_sweep_file),
+    "sweep": Verb(
+        "run a sweep file of wandb without a server", reports.add_sweep, reports.run_sweep_file, continues=True
+    ),
     "report": Verb("write a page, tables and figures of runs", reports.add_report, reports.run_report),
     "reproduce": Verb("run an experiment and print its tables", reports.add_reproduce, reports.run_reproduce),
 }

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from gapless.arguments import Location, PositiveInteger
+from gapless.arguments import Location, PositiveInteger, Seed
 from gapless.cli.caption import needs_extra
 from gapless.errors import ConfigError
 
@@ -40,12 +39,12 @@ def run_report(arguments: Any) -> None:
 def add_sweep(parser: ArgumentParser) -> None:
     """What ``gapless sweep`` takes."""
     parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
-    parser.add_argument("--jobs", type=PositiveInt, default=1, help="Runs at a time.")
+    parser.add_argument("--jobs", type=PositiveInteger, default=1, help="Runs at a time.")
     parser.add_argument(
-        "--count", type=PositiveInt | None, default=None, help="Runs in all, in place of the file's run_cap."
+        "--count", type=PositiveInteger | None, default=None, help="Runs in all, in place of the file's run_cap."
     )
     parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of the draws of random and bayes.")
+    parser.add_argument("--seed", type=Seed, default=0, help="Of the draws of random and bayes.")
     parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
 
 

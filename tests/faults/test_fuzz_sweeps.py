@@ -10,95 +10,110 @@ from hypothesis import strategies as st
 
 from gapless.errors import ConfigError
 from gapless.reproduce.sweep.command import command_of
-from gapless.reproduce.sweep.file import KEYS, METRIC_KEYS, REFUSED, load_sweep
+from gapless.reproduce.sweep.file import KEYS, METRIC_KEYS, REFUSED, load_sweep, read_sweep
 from gapless.reproduce.sweep.parameters import DISTRIBUTIONS, EXPONENTS
 from gapless.reproduce.sweep.search import Trial, can_draw, next_parameters
 
-FULL = os.environ.get("GAPLESS_FAULTS") == "full"
-NUMBERS = st.one_of(
-    st.integers(-3, 12),
-    st.floats(-2, 2),
-    st.sampled_from([0, 1, 1e-6, 1e-320, 1e308, -1e308, 10**400, float("nan"), float("inf"), True]),
-)
-SCALARS = st.one_of(NUMBERS, st.none(), st.text(max_size=3), st.sampled_from(["1e-3", "${args}", "a.b", "\0", "None"]))
-VALUES = st.recursive(
-    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=2), v, max_size=2), max_leaves=4
-)
-KINDS = st.sampled_from([*DISTRIBUTIONS, *EXPONENTS])
-KNOBS = dict.fromkeys(("min", "max", "mu", "sigma", "a", "b", "q"), NUMBERS) | {
-    "values": st.lists(SCALARS, max_size=3),
-    "value": VALUES,
-    "probabilities": st.lists(NUMBERS, max_size=3) | st.just([0.5, 0.5]),
-}
+NUMBERS = [-3, 0, 1, 2, 12, -0.5, 0.0, 0.25, 1.5, 1e-6, 1e-320, 1e308, -1e308, 10**400, float("nan"), float("inf")]
+STRANGE = [
+    *NUMBERS,
+    True,
+    None,
+    "",
+    "1e-3",
+    "a.b",
+    "${args}",
+    "\0",
+    "\ud800",
+    "é\n",
+    [],
+    [1, "x"],
+    {},
+    {"a": 1},
+    {1: 2},
+]
+ANY = st.sampled_from(STRANGE)
+GOOD = {"min": 0.5, "max": 2, "mu": 1, "sigma": 2.5, "a": 2, "b": 0.5, "q": 0.25, "value": 3, "values": [1, "x"]}
+KINDS = st.sampled_from([*DISTRIBUTIONS, *EXPONENTS, None])
+SLIPS = st.lists(st.tuples(st.sampled_from([*GOOD, "probabilities", "distribution", "extra"]), ANY), max_size=2)
 
 
 @st.composite
-def knobs(draw):
-    """Mostly what a distribution takes."""
+def parameter(draw):
+    """What a distribution takes, with up to two slips."""
     kind = draw(KINDS)
-    chosen = {name: draw(KNOBS[name]) for name in DISTRIBUTIONS.get(kind, {"min": 0, "max": 0})}
-    if draw(st.booleans()) or kind.startswith(("q_", "log", "inv", "normal", "beta")):
-        chosen["distribution"] = kind
-    if draw(st.integers(0, 5)) == 0:
-        chosen[draw(st.sampled_from([*KNOBS, "distribution", "extra"]))] = draw(VALUES)
-    return chosen
+    knobs = {name: GOOD.get(name, [0.5, 0.5]) for name in DISTRIBUTIONS.get(kind, {"min": 0, "max": 0})}
+    return knobs | ({"distribution": kind} if kind else {}) | dict(draw(SLIPS))
 
 
-NAMES = st.sampled_from(["a", "optim.lr", "optim", "b-c"]) | st.text(max_size=2)
-PARAMETERS = st.recursive(
-    st.dictionaries(NAMES, knobs(), min_size=1, max_size=3),
-    lambda inner: st.dictionaries(NAMES, st.fixed_dictionaries({"parameters": inner}), min_size=1, max_size=2),
-    max_leaves=3,
+NAMES = st.sampled_from(["a", "optim.lr", "optim", "b-c", "", "d e", 3])
+LEVEL = st.dictionaries(NAMES, parameter(), max_size=2)
+PARAMETERS = LEVEL | st.builds(lambda inner, name: {name: {"parameters": inner}}, LEVEL, NAMES) | ANY
+METRIC = st.builds(
+    lambda goal, slips: {"name": "a/b", "goal": goal} | dict(slips),
+    st.sampled_from(["minimize", "maximize"]),
+    st.lists(st.tuples(st.sampled_from([*METRIC_KEYS, "extra"]), ANY), max_size=1),
 )
-METRICS = st.fixed_dictionaries(
-    {"name": st.just("a/b")},
-    optional={"goal": st.sampled_from(["minimize", "maximize", "min"]), "target": NUMBERS}
-    | {key: VALUES for key in METRIC_KEYS if key not in ("name", "goal", "target")},
-)
-COMMANDS = st.lists(
-    st.sampled_from(["${args}", "${args_json}", "${envvar:HOME}", "train", "${x}", 3]) | VALUES, max_size=3
-)
-TREES = st.fixed_dictionaries(
-    {"method": st.sampled_from(["grid", "random", "bayes"]), "parameters": PARAMETERS},
-    optional={"metric": METRICS, "command": COMMANDS, "run_cap": st.integers(0, 3)}
-    | {key: VALUES for key in (*KEYS, *REFUSED) if key not in ("method", "parameters", "metric", "command", "run_cap")},
+COMMAND = st.lists(st.sampled_from(["${args}", "${args_json}", "${envvar:HOME}", "train", "${x}", 3, None]), max_size=3)
+TREES = st.builds(
+    lambda method, parameters, metric, command, slips: (
+        {"method": method, "parameters": parameters, "metric": metric, "command": command} | dict(slips)
+    ),
+    st.sampled_from(["grid", "random", "bayes"]),
+    PARAMETERS,
+    METRIC,
+    COMMAND,
+    st.lists(st.tuples(st.sampled_from([*KEYS, *REFUSED, "extra"]), ANY), max_size=1),
 )
 TEXTS = st.one_of(
-    st.text(max_size=30),
+    st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")),
     st.binary(max_size=30),
-    VALUES.map(yaml.dump),
-    st.tuples(TREES.map(yaml.dump), st.integers(0, 400), st.text(max_size=3)).map(
-        lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :]
-    ),
+    st.builds(
+        lambda tree, at, more: (text := yaml.dump(tree))[:at] + more + text[at:],
+        TREES,
+        st.integers(0, 300),
+        st.text(max_size=2),
+    ).map(lambda text: text.encode("utf-8", "surrogatepass")),
 )
-FUZZ = settings(
-    max_examples=30_000 if FULL else int(os.environ.get("N","2000")),
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+EXAMPLES = 30_000 if os.environ.get("GAPLESS_FAULTS") == "full" else 600
 
 
-@FUZZ
-@given(tree=TREES | TREES | TREES.map(yaml.dump) | TEXTS)
-def test_sweep_files(tree):
-    text = tree if isinstance(tree, str | bytes) else yaml.dump(tree)
+def fuzz(examples):
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@fuzz(EXAMPLES)
+@given(TREES)
+def test_sweeps(tree):
+    refused_in_a_line(lambda: draw_from(read_sweep(tree, "file")))
+
+
+@fuzz(EXAMPLES // 10)
+@given(TEXTS)
+def test_files(text):
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
-        file.write(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+        file.write(text)
         file.flush()
-        said = ""
-        try:
-            draw_from(Path(file.name))
-        except ConfigError as error:
-            said = str(error)
-        assert not said or said.startswith((f"{file.name}: ", "command: "))
-        assert "\n" not in said
+        refused_in_a_line(lambda: draw_from(load_sweep(Path(file.name))))
 
 
-def draw_from(path: Path) -> None:
-    """Two runs of a file, and their commands."""
-    sweep = load_sweep(path)
+def refused_in_a_line(act):
+    said = ""
+    try:
+        act()
+    except ConfigError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+def draw_from(sweep):
+    """Two runs of a sweep, and their commands."""
     trials: list[Trial] = []
     for number in range(2):
         parameters = next_parameters(sweep, trials, 0)

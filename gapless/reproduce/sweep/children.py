@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from gapless.signals import end_with_parent
+
 LAUNCHERS = ("accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run")
 
 
@@ -33,7 +35,7 @@ class Child:
         told = {"PATH": path, "GAPLESS_EXIT_CODE_FILE": str(self._code)}
         output = log.open("a") if log else None
         try:
-            # A group of its own: a signal to ours reaches it once, through ``stop``.
+            # A group of its own: a signal to ours reaches it once, through ``stop``, or when this process is killed.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -41,6 +43,7 @@ class Child:
                 stderr=output,
                 env=os.environ | environment | told,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         except OSError:
             self._code.unlink()

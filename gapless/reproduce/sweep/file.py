@@ -100,9 +100,9 @@ def load_sweep(path: Path) -> Sweep:
         ConfigError: one line with the file, the key and what it must be.
     """
     try:
-        return _sweep(_read(path), path.stem)
+        return read_sweep(_read(path), path.stem)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -117,7 +117,19 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _sweep(tree: dict[str, Any], stem: str) -> Sweep:
+def read_sweep(tree: dict[str, Any], title: str) -> Sweep:
+    """A sweep from what its file says.
+
+    Raises:
+        ConfigError: one line with the key and what it must be.
+    """
+    try:
+        return _sweep(tree, title)
+    except ConfigError as error:  # keys may be of any text
+        raise ConfigError(" ".join(str(error).split())) from None
+
+
+def _sweep(tree: dict[str, Any], title: str) -> Sweep:
     for key, reason in REFUSED.items():
         if key in tree:
             raise ConfigError(f"{key}: not supported: {reason}")
@@ -132,7 +144,7 @@ def _sweep(tree: dict[str, Any], stem: str) -> Sweep:
     return Sweep(
         method=tree["method"],
         parameters=read_parameters(tree["parameters"], tree["method"] == "grid"),
-        title=tree.get("name", stem),
+        title=tree.get("name", title),
         metric=Metric(**tree["metric"]) if "metric" in tree else None,
         command=tuple(map(str, tree["command"])) if "command" in tree else None,
         **told,

@@ -4,9 +4,10 @@ import difflib
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,27 +71,28 @@ class Parameter:
             return values
         return list(self.knobs["values"])
 
-    @cached_property
-    def continuous(self) -> Any:
-        """scipy's distribution before it is rounded to multiples of q."""
+    @property
+    def _continuous(self) -> tuple[Any, dict[str, float]]:
+        """scipy's distribution before it is rounded to multiples of q, and its arguments."""
         knobs, kind = self.knobs, self.distribution.removeprefix("q_").removeprefix("inv_")
         if kind == "uniform":
-            return stats.uniform(knobs["min"], knobs["max"] - knobs["min"])
+            return stats.uniform, {"loc": knobs["min"], "scale": knobs["max"] - knobs["min"]}
         if kind == "log_uniform_values":
-            return stats.loguniform(knobs["min"], knobs["max"])
+            return stats.loguniform, {"a": knobs["min"], "b": knobs["max"]}
         if kind == "normal":
-            return stats.norm(knobs["mu"], knobs["sigma"])
+            return stats.norm, {"loc": knobs["mu"], "scale": knobs["sigma"]}
         if kind == "log_normal":
-            return stats.lognorm(s=knobs["sigma"], scale=np.exp(knobs["mu"]))
-        return stats.beta(knobs["a"], knobs["b"])
+            return stats.lognorm, {"s": knobs["sigma"], "scale": float(np.exp(knobs["mu"]))}
+        return stats.beta, {"a": knobs["a"], "b": knobs["b"]}
 
     def value_at(self, quantile: float) -> Any:
         """The value below which the share ``quantile`` of the distribution lies."""
         if "probabilities" in self.knobs:
             place = np.searchsorted(np.cumsum(self.knobs["probabilities"]), quantile, side="right")
             return self.knobs["values"][min(int(place), len(self.knobs["values"]) - 1)]
-        with np.errstate(all="ignore"):
-            value = float(self.continuous.ppf(quantile))
+        with _quiet():
+            distribution, arguments = self._continuous
+            value = float(distribution.ppf(quantile, **arguments))
             if "q" in self.knobs:
                 q = self.knobs["q"]
                 value = float(np.round(value / q) * q)
@@ -112,8 +114,17 @@ class Parameter:
         low, high = self.knobs.get("min", -math.inf) - slack, self.knobs.get("max", math.inf) + slack
         if not low <= value <= high:
             return None
-        with np.errstate(all="ignore"):
-            return float(np.clip(self.continuous.cdf(value), EDGE, 1 - EDGE))
+        with _quiet():
+            distribution, arguments = self._continuous
+            return float(np.clip(distribution.cdf(value, **arguments), EDGE, 1 - EDGE))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of quantiles near 0 and 1; whether they are finite is checked when the file is read."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_parameters(tree: Mapping[Any, Any], grid: bool) -> tuple[Parameter, ...]:
@@ -144,7 +155,7 @@ def _grid_size(parameter: Parameter) -> float:
     """Without making the list, which may be endless."""
     knobs, kind = parameter.knobs, parameter.distribution
     if kind in ("int_uniform", "q_uniform"):
-        return math.ceil(min((knobs["max"] - knobs["min"]) / knobs.get("q", 1), MAX_GRID)) + (kind == "int_uniform")
+        return math.ceil(min((knobs["max"] - knobs["min"]) / knobs.get("q", 1), MAX_GRID + 1)) + (kind == "int_uniform")
     return len(parameter.choices)
 
 

@@ -10,7 +10,7 @@ from gapless.reproduce.sweep.children import Child
 from gapless.reproduce.sweep.file import load_sweep
 from gapless.reproduce.sweep.members import Members
 from gapless.reproduce.sweep.search import Trial, value_of
-from gapless.train.signals import StopFlag
+from gapless.signals import StopFlag
 
 BETTER = {"minimize": "low", "maximize": "high"}
 POLL_SECONDS = 0.2

@@ -76,7 +76,7 @@ def test_a_run_that_is_refused_ends_the_sweep_and_leaves_no_record(tmp_path):
 def test_a_slip_in_one_value_is_found_before_the_first_run(tmp_path):
     parameters = {"optim.lr": {"values": [0.1, -1]}, "name": {"values": ["a", "b"]}}
     told = run(*quick_sweep(tmp_path, parameters), code=2)
-    assert "optim.lr: -1.0 does not work" in told
+    assert "optim.lr: -1 does not work" in told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep.yaml", "trainer.py"]
 
 
