@@ -87,7 +87,7 @@ def config_of(command: Sequence[str]) -> Config:
 
 @cache
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Config, None)
     return parser
