@@ -5,15 +5,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from gapless.config import Config
+from gapless.config import Config, read_arguments
 from gapless.errors import ConfigError
-from gapless.parsing import parse_arguments
 from gapless.reproduce.sweep.file import Sweep
 from gapless.rules import check_config
 
@@ -80,14 +76,6 @@ def config_of(command: Sequence[str]) -> Config:
     for word in ("--fresh", "--help", "-h", "--print_config"):
         if word in words:
             raise ConfigError(f"command: {word} does not work in a sweep, whose runs are trained once and continued")
-    config = Config(**{k: v for k, v in vars(parse_arguments(_parser(), words)).items() if k != "config"})
+    config = read_arguments(Config, words)
     check_config(config)
     return config
-
-
-@cache
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Config, None)
-    return parser
