@@ -17,6 +17,7 @@ from gapless import __version__
 from gapless.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
 from gapless.cli import caption, evaluate, geometry, launch, reports, robustness
 from gapless.config import Config
+from gapless.environment import read_processes
 from gapless.errors import ConfigError, DataError, GaplessError, LostProcessError, StoppedError, lost_process
 from gapless.parsing import parse_arguments
 from gapless.signals import Ended, FirstSignal, ended_by_signals, let_in
@@ -248,6 +249,7 @@ def _dispatch(arguments: list[str]) -> int:
     name = _verb(arguments)
     if name is None:
         return _no_verb(arguments)
+    read_processes()
     _set_up_logging()
     VERBS[name].run(parse(name, arguments[len(name.split()) :]))
     return 0

@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gapless.config import Config
+from gapless.config import Config, TrackingConfig
 from gapless.data import Batch, Place, build_source, build_train_data
 from gapless.data.images import LONG_CAPTION
 from gapless.data.loader import StreamTrainData
@@ -19,7 +19,8 @@ from gapless.eval import build_pair_evaluation
 from gapless.models import ClipModel, Tokenizer, build_model
 from gapless.rules import check_config
 from gapless.train.run import build_objective, make_trainable
-from gapless.train.runs import refuse_fsdp1, run_folder
+from gapless.train.runs import build_accelerator, run_folder
+from gapless.train.tracking import check_trackers
 
 
 @dataclass
@@ -33,8 +34,6 @@ class Check:
 
 def examine(config: Config) -> list[Check]:
     """Run all checks; one that fails does not stop those that do not need it."""
-    accelerator = Accelerator()
-    place = Place(accelerator.process_index, accelerator.num_processes)
     checks: list[Check] = []
 
     def note(name: str, check: Callable[[], str]) -> None:
@@ -45,6 +44,14 @@ def examine(config: Config) -> list[Check]:
 
     note("configuration", lambda: _ranges(config))
     note("objective", lambda: _objective(config))
+    note("trackers", lambda: check_trackers(config.tracking))
+    try:
+        accelerator = build_accelerator(replace(config, tracking=TrackingConfig()), run_folder(config))
+    except GaplessError as error:
+        checks.append(Check("devices", str(error), error))
+        _note_pairs(config, note)
+        return checks
+    place = Place(accelerator.process_index, accelerator.num_processes)
     note("devices", lambda: _devices(accelerator))
     try:
         objective = build_objective(config)
@@ -52,8 +59,7 @@ def examine(config: Config) -> list[Check]:
         make_trainable(model, objective, config, accelerator)
     except GaplessError as error:
         checks.append(Check("model", str(error), error))
-        note("training data", lambda: _pairs(config, "train"))
-        note("validation data", lambda: _pairs(config, "val"))
+        _note_pairs(config, note)
         return checks
     tokenize = CaptionTokenizer(tokenizer, model.trims_captions)
     note("model", lambda: _model(model))
@@ -61,6 +67,11 @@ def examine(config: Config) -> list[Check]:
     note("validation data", lambda: _validation_data(config, model, tokenizer))
     note("disk", lambda: _disk(config, model))
     return checks
+
+
+def _note_pairs(config: Config, note: Callable[[str, Callable[[], str]], None]) -> None:
+    note("training data", lambda: _pairs(config, "train"))
+    note("validation data", lambda: _pairs(config, "val"))
 
 
 def _ranges(config: Config) -> str:
@@ -73,7 +84,6 @@ def _objective(config: Config) -> str:
 
 
 def _devices(accelerator: Accelerator) -> str:
-    refuse_fsdp1(accelerator)
     names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())} or {"CPU"}
     precision = accelerator.mixed_precision.replace("no", "fp32")
     return f"{accelerator.num_processes} process(es) on {', '.join(sorted(names))}, precision {precision}"

@@ -1,7 +1,7 @@
 """What every run does, whatever it trains: a folder, devices, resuming, the loop, the export."""
 
-import importlib.util
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -15,13 +15,14 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 from torch import nn
 
 from gapless.config import config_hash, flatten, load_tree
+from gapless.environment import check_accelerate, check_joined, compiled
 from gapless.errors import ConfigError, DataError
 from gapless.signals import StopFlag
 from gapless.train.checkpoint import Progress, find_checkpoint, load_optimizer, load_progress
 from gapless.train.loop import averaged, fit
 from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.parts import Parts, RunConfig
-from gapless.train.tracking import start_trackers
+from gapless.train.tracking import check_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +88,11 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     """Devices, precision and distribution as accelerate was launched, with what the configuration fixes.
 
     Raises:
-        ConfigError: a tracker that is not installed, which accelerate would pass over in silence, or FSDP 1.
+        ConfigError: a tracker that cannot start, settings of accelerate that a run does not honour, or FSDP 1.
     """
-    for name in config.tracking.to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"tracking.to: {name} is not installed (pip install {name})")
+    check_accelerate(config.train.precision)
+    if os.environ.get("RANK", "0") == "0":
+        check_trackers(config.tracking)
     accelerator = Accelerator(
         mixed_precision=PRECISION[config.train.precision],
         log_with=config.tracking.to or None,
@@ -102,15 +103,17 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
         ],
     )
     refuse_fsdp1(accelerator)
+    check_joined(accelerator.num_processes)
     if accelerator.is_main_process:
         said = "accelerate" if config.train.precision == "auto" else "train.precision"
         logger.info(
-            "%d process(es) on %s, %s, precision %s (from %s)",
+            "%d process(es) on %s, %s, precision %s (from %s)%s",
             accelerator.num_processes,
             accelerator.device,
             accelerator.distributed_type.value,
             accelerator.mixed_precision.replace("no", "fp32"),
             said,
+            f", compiled by {compiled()} (from accelerate)" if compiled() else "",
         )
     return accelerator
 

@@ -1,5 +1,6 @@
 """Where numbers go: metrics.jsonl always, wandb and tensorboard through accelerate's trackers."""
 
+import importlib.util
 import json
 import math
 import secrets
@@ -11,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from gapless.config import TrackingConfig, flatten
+from gapless.errors import ConfigError
 
 FILE = "metrics.jsonl"
 WANDB_ID = "wandb_id"
@@ -80,6 +82,42 @@ def start_trackers(accelerator: Accelerator, tracking: TrackingConfig, tree: Map
     }
     flat = flatten_for_trackers(tree)
     accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
+
+
+def check_trackers(tracking: TrackingConfig) -> str:
+    """Find out what would stop the trackers, before anything is loaded.
+
+    Returns:
+        What is tracked, and where.
+
+    Raises:
+        ConfigError: a tracker that is not installed, wandb without a key that is not offline, or names that it refuses.
+    """
+    for name in tracking.to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"tracking.to: {name} is not installed (pip install {name})")
+    if not tracking.to:
+        return "metrics.jsonl alone"
+    project = tracking.project
+    if not project.strip(". ") or len(project) > 128 or set(project) & set("/\\#?%:"):  # a folder, to tensorboard
+        raise ConfigError(f"tracking.project: {project!r} does not work, it must be a name without / \\ # ? % :")
+    if not all(1 <= len(tag) <= 64 for tag in tracking.tags):
+        raise ConfigError(f"tracking.tags: {tracking.tags} do not work, each must have 1 to 64 characters")
+    places = [f"wandb ({_wandb_mode()})" if name == "wandb" else name for name in tracking.to]
+    return f"metrics.jsonl, {', '.join(places)}"
+
+
+def _wandb_mode() -> str:
+    import wandb
+
+    try:
+        mode = str(wandb.setup().settings.mode)
+        has_key = mode != "online" or wandb.login(prompt=False, verify=False)
+    except Exception as error:  # settings and keys that it does not take, each with an error of its own
+        raise ConfigError(f"tracking.to: wandb does not start ({' '.join(str(error).split())[:200]})") from None
+    if not has_key:
+        raise ConfigError("tracking.to: wandb has no key; run wandb login, or set WANDB_MODE=offline")
+    return mode
 
 
 def flatten_for_trackers(tree: Mapping[str, Any]) -> dict[str, Any]:
