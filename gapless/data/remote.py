@@ -74,7 +74,7 @@ def fetch(url: str, timeout: float) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, HTTPException) as error:
-        raise DataError(f"data.path: {error}") from None
+        raise DataError(f"data.path: {url}: {error}") from None
     if len(content) > MAX_FILE:
         raise DataError(f"data.path: {url} has more than {MAX_FILE} bytes")
     return content
@@ -84,7 +84,7 @@ def _regular_file(path: str) -> io.FileIO:
     file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(f"{path} is no regular file")
+        raise OSError("it is no regular file")
     return file
 
 
@@ -100,8 +100,8 @@ def _decompressed(file: io.BufferedReader) -> IO[bytes]:
 class _Waiting(io.RawIOBase):
     """A stream that may not keep its reader waiting: neither silent nor in drops for ``timeout`` seconds."""
 
-    def __init__(self, name: str, timeout: float) -> None:
-        self.name, self.timeout = name, timeout
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
         self._waited, self._came = 0.0, 0
 
     def readable(self) -> bool:
@@ -126,12 +126,12 @@ class _Waiting(io.RawIOBase):
         raise NotImplementedError
 
     def _late(self) -> TimeoutError:
-        return TimeoutError(f"less than {LEAST // 1024} KiB came from {self.name} in {self.timeout:g} s {LATE}")
+        return TimeoutError(f"less than {LEAST // 1024} KiB came in {self.timeout:g} s {LATE}")
 
 
 class _Download(_Waiting):
     def __init__(self, url: str, timeout: float) -> None:
-        super().__init__(url, timeout)
+        super().__init__(timeout)
         self._response = _request(url, timeout)
 
     def _receive(self, size: int) -> bytes:
@@ -155,14 +155,14 @@ def _request(url: str, timeout: float) -> HTTPResponse:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code not in TRANSIENT:
-                raise FileNotFoundError(f"{url}: the server says {error.code} {error.reason}") from None
+                raise FileNotFoundError(f"the server says {error.code} {error.reason}") from None
             if time.monotonic() + pause > end:
-                raise OSError(f"{url}: the server says {error.code} {error.reason}") from None
+                raise OSError(f"the server says {error.code} {error.reason}") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)  # urllib wraps some errors in its own
             if isinstance(reason, TimeoutError):
-                raise TimeoutError(f"{url} did not answer in {timeout:g} s {LATE}") from None
-            raise OSError(f"{url}: {reason}") from None
+                raise TimeoutError(f"no answer in {timeout:g} s {LATE}") from None
+            raise OSError(str(reason)) from None
         time.sleep(pause)
         pause = min(2 * pause, 10)
 
@@ -181,7 +181,7 @@ def _asked(url: str) -> urllib.request.Request:
 
 class _Pipe(_Waiting):
     def __init__(self, command: str, timeout: float) -> None:
-        super().__init__(f"pipe:{command}", timeout)
+        super().__init__(timeout)
         self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdout is not None
         self._descriptor = self._process.stdout.fileno()
@@ -193,7 +193,7 @@ class _Pipe(_Waiting):
             raise TimeoutError
         part = os.read(self._descriptor, size)
         if not part and (code := self._code()) not in (0, 141, -signal.SIGPIPE):
-            raise OSError(f"{self.name} ended with exit code {code}")
+            raise OSError(f"the command ended with exit code {code}")
         return part
 
     def _code(self) -> int:

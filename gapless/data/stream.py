@@ -61,20 +61,22 @@ class ShardReader:
                         given += 1
                         yield self._pair(sample)
         except READ_ERRORS as error:
-            problems.append(told(error).removeprefix(f"{url}: "))
-        self._note_silence(problems)
+            problems.append(told(error))
+        self._note_silence(url, problems)
         if url in self.records and given < self.records[url].samples and not problems:
             problems.append(f"it gave {given} samples, the file beside it says {self.records[url].samples}")
         if problems:
-            lost = max(1, (self.expected(url) or 0) - given)
-            logger.warning("%s: %s (%d samples count as lost)", url, problems[0], lost)
+            expected = self.expected(url)
+            lost = max(1, (expected or 0) - given)
+            counted = f"{lost} samples count" if expected is not None else "the mean number of samples counts"
+            logger.warning("%s: %s; %s as lost", url, problems[0], counted)
             yield from repeat(BadSample(url, "truncated" if given else "missing_file", problems[0]), lost)
 
-    def _note_silence(self, problems: list[str]) -> None:
+    def _note_silence(self, url: str, problems: list[str]) -> None:
         """Give up a server that would be waited for at each of its shards."""
         self.silent = self.silent + 1 if any(problem.endswith(LATE) for problem in problems) else 0
         if self.silent == MAX_SILENT:
-            raise DataError(f"data.path: {problems[0]}, and so it was with the {MAX_SILENT - 1} shards before")
+            raise DataError(f"data.path: {url}: {problems[0]}, and so it was with the {MAX_SILENT - 1} shards before")
 
     def _pair(self, sample: TarSample) -> Raw:
         captions = sample.captions(self.json_caption)

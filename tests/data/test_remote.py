@@ -50,7 +50,7 @@ def test_a_server_that_goes_silent(tmp_path):
         bad = [raw for raw in raws if hasattr(raw, "reason")]
         assert len(raws) == 6
         assert len(bad) == (3 if len(script[0]) > 9000 else 6)
-        assert f"{url}/0.tar" in bad[-1].detail
+        assert bad[-1].key == f"{url}/0.tar"
         assert "0.3 s (data.timeout)" in bad[-1].detail
 
 
@@ -58,7 +58,7 @@ def test_a_server_that_stays_silent_is_not_waited_for_at_each_shard():
     with answers(*[[b"", 60]] * 3) as (url, _):
         reader = ShardReader(timeout=0.2, typical=1)
         assert [len(list(reader(f"{url}/{k}.tar"))) for k in range(2)] == [1, 1]
-        with pytest.raises(DataError, match="2.tar did not answer in 0.2 s .* the 2 shards before"):
+        with pytest.raises(DataError, match="2.tar: no answer in 0.2 s .* the 2 shards before"):
             list(reader(f"{url}/2.tar"))
 
 
@@ -76,7 +76,7 @@ def test_a_command_that_goes_silent(tmp_path):
         assert command == f"cat {path}" or "0.3 s (data.timeout)" in raws[-1].detail
     assert time.monotonic() - began < 30
     (bad,) = ShardReader()("pipe:exit 7")
-    assert bad.detail == "pipe:exit 7 ended with exit code 7"
+    assert bad.detail == "the command ended with exit code 7"
 
 
 def test_passing_troubles_are_waited_for_and_others_are_not(monkeypatch):
@@ -98,7 +98,7 @@ def test_a_password_in_the_address_is_sent_and_a_redirection_goes_to_no_file(tmp
     away = f"HTTP/1.1 302 Found\r\nLocation: file://{tmp_path}/secret\r\nContent-Length: 0\r\n\r\n".encode()
     with (
         answers([away]) as (url, asked),
-        pytest.raises(OSError, match="http"),
+        pytest.raises(OSError, match="unknown url type: file|Found"),
         open_shard(url.replace("//", "//me:a%20b@") + "/0.tar", 5) as file,
     ):
         assert file.read() != b"secret"
