@@ -22,10 +22,10 @@ from gapless.models.architecture import (
 )
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import load_export
-from gapless.models.fit import PIXELS, load_file_into, preprocess_of, refuse_activation
+from gapless.models.fit import PIXELS, load_weights, preprocess_of, refuse_activation
 from gapless.models.locking import lock_towers
 from gapless.models.twin import TwinModel, make_twin
-from gapless.models.weights import QUICK_GELU, kind_of, line
+from gapless.models.weights import QUICK_GELU, Weights, line, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -87,33 +87,32 @@ def _from_architecture(
     """A model of one's own, with the weights of a file if one is named."""
     check_architecture(architecture)
     architecture = with_own_tower(architecture)
-    weights = named_weights(config)
-    if weights is not None:
-        kind_of(Path(weights))  # before anything is built
+    named = named_weights(config)
+    weights = read_weights(Path(named), big_vision=True) if named else None  # before anything is built
     tokenizer = build_tokenizer(architecture, "the architecture")
     with _one_line(KEY, ConfigError, "open_clip cannot build it"):
         clip = create_clip(architecture, None, config.is_twin, weights is None, **overrides)
         model = ClipModel(clip, {**architecture, **overrides}, open_clip.get_model_preprocess_cfg(clip))
         _try_out(model, tokenizer)
     if weights is not None:
-        _load_file(model, Path(weights), "custom")
+        _load(model, weights, "custom")
     return model, tokenizer
 
 
 def _from_name(name: str, config: ModelConfig, overrides: Mapping[str, Any]) -> tuple[ClipModel, Tokenizer]:
     """One of open_clip's models: with published weights, with those of a file, or from scratch."""
     architecture = open_clip.get_model_config(name)
-    weights = named_weights(config)
-    tag = check_weights(name, weights)
+    named = named_weights(config)
+    weights = find_weights_of(name, named)
     tokenizer = build_tokenizer(architecture, name)
-    if tag:
-        return _from_open_clip(name, weights, config, overrides, tokenizer)
+    if named and weights is None:
+        return _from_open_clip(name, named, config, overrides, tokenizer)
     with _one_line("model.name", DataError, f"{name} cannot be built"):
         base_weights = weights is None and config.pretrained != NO_WEIGHTS
         clip = create_clip(architecture, None, config.is_twin, base_weights, **overrides)
     model = ClipModel(clip, {**architecture, **overrides}, open_clip.get_model_preprocess_cfg(clip))
     if weights is not None:
-        _load_file(model, Path(weights), name)
+        _load(model, weights, name)
     return model, tokenizer
 
 
@@ -122,8 +121,8 @@ def named_weights(config: ModelConfig) -> str | None:
     return None if config.pretrained in (None, "", NO_WEIGHTS) else config.pretrained
 
 
-def check_weights(name: str, weights: str | None) -> bool:
-    """Whether the weights that are named for one of open_clip's models are a tag; nothing is downloaded.
+def find_weights_of(name: str, weights: str | None) -> Weights | None:
+    """The weights in a file that is named for one of open_clip's models; None for a tag, which is only checked.
 
     Raises:
         ConfigError: neither a tag nor a file, or weights of another activation.
@@ -133,12 +132,12 @@ def check_weights(name: str, weights: str | None) -> bool:
     if tag:
         if tag.get(QUICK_GELU, False) != open_clip.get_model_config(name).get(QUICK_GELU, False):
             refuse_activation(f"{weights} weights", tag.get(QUICK_GELU, False), name)
-        return True
+        return None
     if weights and Path(weights).exists():
-        kind_of(Path(weights))
-    elif weights:
+        return read_weights(Path(weights), big_vision=True)
+    if weights:
         raise ConfigError(f"model.pretrained: {weights!r} is neither a file nor a tag of {name} ({tags_of(name)})")
-    return False
+    return None
 
 
 def tags_of(name: str) -> str:
@@ -148,12 +147,12 @@ def tags_of(name: str) -> str:
     return f"{', '.join(tags[:4])}{more}" if tags else "it has none"
 
 
-def _load_file(model: ClipModel, path: Path, name: str) -> None:
-    """Load a file, and take over how its weights want their pixels."""
-    weights = load_file_into(model.clip, path, model.model_config, name)
+def _load(model: ClipModel, weights: Weights, name: str) -> None:
+    """Load the weights of a file, and take over how they want their pixels."""
+    load_weights(model.clip, weights, model.model_config, name)
     pixels = {k: v for k, v in weights.preprocess.items() if k in PIXELS} or preprocess_of(name)
     if not pixels:
-        logger.info("%s does not say how pixels are normalised: OpenAI's mean and deviation are used", path)
+        logger.info("%s does not say how pixels are normalised: OpenAI's mean and deviation are used", weights.path)
     model.set_preprocess({**model.preprocess, **pixels})
 
 

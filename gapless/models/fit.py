@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gapless.errors import ConfigError, DataError
 from gapless.models.clip import SCALARS
-from gapless.models.weights import QUICK_GELU, Weights, foreign, kind_of, line, read_weights
+from gapless.models.weights import QUICK_GELU, Weights, foreign, line
 
 logger = logging.getLogger(__name__)
 
@@ -23,26 +23,24 @@ PIXELS = ("mean", "std", "interpolation", "resize_mode")
 """Keys of preprocess_cfg that change what a model sees."""
 
 
-def load_file_into(clip: nn.Module, path: Path, architecture: Mapping[str, Any], name: str) -> Weights:
-    """Load the weights of a file that a configuration names beside an architecture.
+def load_weights(clip: nn.Module, weights: Weights, architecture: Mapping[str, Any], name: str) -> None:
+    """Load weights that a configuration names beside an architecture.
 
     Args:
         clip: open_clip's model of the architecture.
-        path: safetensors, torch.save, OpenAI's TorchScript archive, or big_vision's .npz.
+        weights: of a file.
         architecture: open_clip's model_cfg.
         name: the architecture's name, or custom.
 
     Raises:
         ConfigError: weights of another activation.
-        DataError: no weights, or those of another architecture.
+        DataError: those of another architecture.
     """
-    if kind_of(path) == "big_vision":
-        _load_big_vision(clip, path)
-        return Weights(path, {}, quick_gelu=False)
-    weights = read_weights(path)
+    if weights.big_vision:
+        _load_big_vision(clip, weights.path)
+        return
     fit_weights(clip, weights, name)
     _check_activation(weights, bool(architecture.get(QUICK_GELU, False)), name)
-    return weights
 
 
 def fit_weights(clip: nn.Module, weights: Weights, name: str) -> None:

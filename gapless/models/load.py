@@ -7,7 +7,7 @@ from pathlib import Path
 from gapless.config import ModelConfig
 from gapless.errors import ConfigError
 from gapless.models.architecture import known_name
-from gapless.models.build import LOCAL, NO_WEIGHTS, build_model, check_weights, tags_of
+from gapless.models.build import LOCAL, NO_WEIGHTS, build_model, find_weights_of, tags_of
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import find_weights, load_export, read_export_config
 from gapless.models.weights import CONFIG
@@ -68,7 +68,7 @@ def check_model(name: str, pretrained: str | None = None) -> Path | None:
             raise ConfigError(
                 f"pretrained: {name} needs weights, a file or a tag ({tags_of(name)}); none stands for random weights"
             )
-        check_weights(name, None if pretrained == NO_WEIGHTS else pretrained)
+        find_weights_of(name, None if pretrained == NO_WEIGHTS else pretrained)
         return None
     else:
         place = None

@@ -50,10 +50,16 @@ class Weights:
     """Whether they were trained with QuickGELU; None where nothing says it."""
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     """open_clip's preprocess_cfg beside the file."""
+    big_vision: bool = False
+    """Whether the file is NumPy's archive of big_vision, whose arrays are not read here."""
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, big_vision: bool = False) -> Weights:
     """Read weights that safetensors, torch.save or OpenAI (a TorchScript archive) wrote, whatever the file's ending.
+
+    Args:
+        path: of the file.
+        big_vision: whether NumPy's archives will do, which open_clip reads into a model itself.
 
     Raises:
         DataError: one line that says what the file is.
@@ -67,6 +73,8 @@ def read_weights(path: Path) -> Weights:
             metadata = {QUICK_GELU: json.dumps(traced)}
         elif kind == "torch":
             tensors, metadata = _read_torch(path)
+        elif big_vision:
+            return Weights(path, {}, quick_gelu=False, big_vision=True)
         else:
             raise DataError(
                 f"{path} is an archive of NumPy arrays (big_vision), give it with open_clip's name of the model"
@@ -132,7 +140,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict of what torch.save wrote; in a training checkpoint the model's part of it."""
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped where the format allows it: checking a file is cheap, and loading it needs its memory once.
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"Python objects ({named[1]})" if named else "Python objects"
