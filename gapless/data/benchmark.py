@@ -7,6 +7,7 @@ folder. So only builders that start nothing are called, and only where their dat
 import difflib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,9 +17,8 @@ from typing import Any
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.imagenet import load_meta_file
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from gapless.data.images import BadSampleError
+from gapless.data.images import BadSampleError, image_tensor
 from gapless.data.pairs import FilePair, stamp_of_files
 from gapless.data.prompts import DEFAULT_TEMPLATES, fill_templates
 from gapless.errors import ConfigError, DataError
@@ -143,7 +143,7 @@ def _built(name: str, root: str, **options: Any) -> Any:
 
 
 def _to_tensor(image: Any) -> Tensor:
-    return pil_to_tensor(image.convert("RGB"))
+    return image_tensor(image, sys.maxsize)[0]
 
 
 def _imagenet_v2(folder: Path) -> ImageFolder:

@@ -7,9 +7,11 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPConfig, CLIPModel
 
-from gapless.config import ModelConfig
+from gapless.config import AugmentationConfig, ModelConfig
+from gapless.data.transforms import build_eval_transform, build_train_transform
 from gapless.errors import ConfigError, DataError
 from gapless.models import build_model, check_model, load_export, load_model, save_export
 from gapless.run_folder import write_whole
@@ -161,3 +163,21 @@ def test_an_export_knows_its_activation_without_its_folder(export, tmp_path):
     with pytest.raises(ConfigError, match="set it to false"):
         build_model(ModelConfig(name="custom", architecture=architecture, pretrained=str(tmp_path / "w.safetensors")))
     assert open_clip.create_model(f"local-dir:{export}").visual.proj.shape == (32, 16)
+
+
+@pytest.mark.parametrize("size", [32, [48, 32], [16, 64]], ids=str)
+def test_training_and_evaluation_show_what_the_export_shows(tmp_path, size):
+    architecture = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": size}}
+    model, tokenizer = build_model(ModelConfig(name="custom", architecture=architecture), seed=1)
+    save_export(model, tokenizer, tmp_path / "export")
+    *_, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'export'}")
+    normalize = preprocess.transforms[-1]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (normalize.mean, normalize.std))
+    crop = AugmentationConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    ramp = torch.arange(90).expand(3, 60, 90).add(torch.arange(60)[:, None]).to(torch.uint8)
+    for height, width in ((60, 90), (60, 60), (48, 32)):
+        image = ramp[:, :height, :width].contiguous()
+        shown = (preprocess(to_pil_image(image)) * std + mean) * 255
+        evaluated, trained = build_eval_transform(model.preprocess), build_train_transform(model.preprocess, crop)
+        assert float((evaluated(image) - shown).abs().max()) <= 1.01
+        assert float((trained(image) - shown).abs().max()) <= 3  # a crop has whole pixels
