@@ -82,20 +82,21 @@ def csv_pairs(path: Path, image: str, caption: str, separator: str) -> list[File
     if len(separator) != 1 or separator in '"\r\n':
         raise ConfigError(rf"data.csv_separator: {separator!r} is not one character, as , or ; or \t")
     rows = _rows(path, separator)
-    _, header = next(rows, (0, []))
+    _, header = next(rows, ((0, 0), []))
     columns = [_column(header, *each, path, separator) for each in (("csv_image", image), ("csv_caption", caption))]
     captions: dict[str, list[str]] = {}
-    for where, cells in rows:
+    for place, cells in rows:
         if any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
+            told = f"{len(cells)} cells under a header of {len(header)}"
             raise DataError(
-                f"{where}: {len(cells)} cells under a header of {len(header)}; put cells that hold {separator!r} or a "
-                "line break between quotation marks"
+                f"{_where(path, *place)}: {told}; put cells that hold {separator!r} or a line break between quotation marks"
             )
         name, text = (cells[column] for column in columns)
         captions.setdefault(name, []).append(text)
     if not captions:
         raise DataError(f"data.path: {printable(path)} has no rows")
-    return [FilePair(name, _beside(path, name), tuple(texts)) for name, texts in captions.items()]
+    folder = path.parent
+    return [FilePair(name, _image(folder, name), tuple(texts)) for name, texts in captions.items()]
 
 
 def _column(header: list[str], key: str, name: str, path: Path, separator: str) -> int:
@@ -105,8 +106,12 @@ def _column(header: list[str], key: str, name: str, path: Path, separator: str) 
     raise DataError(f"data.{key}: {printable(path)} {told} (data.csv_separator is {separator!r})")
 
 
-def _rows(path: Path, separator: str) -> Iterator[tuple[str, list[str]]]:
-    """The rows that are not blank, the header first, each with words for its place."""
+def _where(path: Path, line: int, row: int) -> str:
+    return f"data.path: {printable(path)}, line {line} (row {row} below the header)"
+
+
+def _rows(path: Path, separator: str) -> Iterator[tuple[tuple[int, int], list[str]]]:
+    """The rows that are not blank, the header first, each with its first line and its number below the header."""
     try:
         text, encoding = decode_text(path.read_bytes())
     except (OSError, UnreadableTextError) as error:
@@ -117,18 +122,19 @@ def _rows(path: Path, separator: str) -> Iterator[tuple[str, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     row = 0
     while True:
-        where = f"data.path: {printable(path)}, line {reader.line_num + 1} (row {row} below the header)"
         first = reader.line_num
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{where}: {error}; a quotation mark in a cell is doubled, and its cell quoted") from None
+            told = f"{error}; a quotation mark in a cell is doubled, and its cell quoted"
+            raise DataError(f"{_where(path, first + 1, row)}: {told}") from None
         if reader.line_num - first > 1 and any(_holds_rows(cell, separator) for cell in cells):
-            raise DataError(f"{where}: a quotation mark opens and swallows the rows behind it; double or remove it")
+            told = "a quotation mark opens and swallows the rows behind it; double or remove it"
+            raise DataError(f"{_where(path, first + 1, row)}: {told}")
         if any(cell.strip() for cell in cells):  # spreadsheet programs write empty rows
-            yield where, cells
+            yield (first + 1, row), cells
             row += 1
 
 
@@ -140,7 +146,7 @@ def _holds_rows(cell: str, separator: str) -> bool:
     return bool(parts) and (separator == "\t" or not endings.isdisjoint(IMAGE_EXTENSIONS))
 
 
-def _beside(path: Path, name: str) -> Path:
+def _image(folder: Path, name: str) -> Path:
     """The image of a row; a name that Windows wrote has backslashes."""
-    image = path.parent / name
-    return image if "\\" not in name or image.exists() else path.parent / name.replace("\\", "/")
+    image = folder / name
+    return image if "\\" not in name or image.exists() else folder / name.replace("\\", "/")
