@@ -88,9 +88,8 @@ def csv_pairs(path: Path, image: str, caption: str, separator: str) -> list[File
     for place, cells in rows:
         if any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
             told = f"{len(cells)} cells under a header of {len(header)}"
-            raise DataError(
-                f"{_where(path, *place)}: {told}; put cells that hold {separator!r} or a line break between quotation marks"
-            )
+            quoting = f"put cells that hold {separator!r} or a line break between quotation marks"
+            raise DataError(f"{_where(path, *place)}: {told}; {quoting}")
         name, text = (cells[column] for column in columns)
         captions.setdefault(name, []).append(text)
     if not captions:
