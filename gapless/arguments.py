@@ -104,11 +104,13 @@ def _separator(text: str) -> str:
 
 register_type(Path, str, _path, type_check=isinstance)
 
+# Types of a class must not stand in its own module: jsonargparse would read this block there.
 if TYPE_CHECKING:
     PositiveInteger = int
     NonNegativeInteger = int
     AtLeastTwo = int
     Seed = int
+    VocabularySize = int
     PositiveNumber = float
     NonNegativeNumber = float
     FiniteNumber = float
@@ -124,6 +126,9 @@ else:
     NonNegativeInteger = number("NonNegativeInteger", int, "a whole number, 0 or more", (">=", 0), ("<=", LARGEST))
     AtLeastTwo = number("AtLeastTwo", int, "a whole number of at least 2", (">=", 2), ("<=", LARGEST))
     Seed = number("Seed", int, "a whole number from 0 to 2^63 - 1", (">=", 0), ("<", LARGEST + 1))
+    VocabularySize = number(
+        "VocabularySize", int, "a whole number of at least 300 (bytes are 256)", (">=", 300), ("<=", LARGEST)
+    )
     PositiveNumber = number("PositiveNumber", float, "a finite number above 0", (">", 0), ("<", inf))
     NonNegativeNumber = number("NonNegativeNumber", float, "a finite number, 0 or more", (">=", 0), ("<", inf))
     FiniteNumber = number("FiniteNumber", float, "a finite number", (">", -inf), ("<", inf))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gapless.arguments import (
     AtLeastTwo,
@@ -13,15 +13,10 @@ from gapless.arguments import (
     NonNegativeNumber,
     PositiveInteger,
     Seed,
-    number,
+    VocabularySize,
 )
 from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig, check_types
 from gapless.rules import Rule, refuse
-
-if TYPE_CHECKING:
-    VocabularySize = int
-else:
-    VocabularySize = number("VocabularySize", int, "a whole number of at least 300 (bytes are 256)", (">=", 300))
 
 
 @dataclass

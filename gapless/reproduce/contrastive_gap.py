@@ -14,6 +14,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from gapless.config import Config, EvalPlan, config_file, load_config, with_changes
+from gapless.data import build_source
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import DataError
 from gapless.report import Cell, Column, Table, best_row, load_run, write_report
@@ -100,6 +101,8 @@ def reproduce(
     grid = (
         _coco(runs, seeds, dimensions, data_path, root) if edition == "coco" else _emoji(runs, seeds, dimensions, quick)
     )
+    if edition == "coco":
+        build_source(grid.members[0].config.data, "val")  # missing pictures are found out before a model is loaded
     if grid.start:
         run_training(grid.start)
     failures = run_members(grid.all_members(), jobs)
