@@ -75,7 +75,7 @@ def write_report(
     listed = "".join(
         f"![{path.stem}]({quote(f'{path.parent.name}/{path.name}')})\n\n" for path in figures if path.suffix == ".png"
     )
-    parts = [f"## {markdown(t.title)}\n\n{t.markdown()}\n{markdown(t.note)}\n" for t in (*shown, setup)]
+    parts = [table.section() for table in (*shown, setup)]
     told = "".join(f"> {markdown(note)}\n\n" for note in notes)
     text = f"# {markdown(title)}\n\n{told}" + "\n".join(parts) + f"\n## Figures\n\n{listed}"
     write_text(output.with_suffix(".md"), text)

@@ -44,6 +44,10 @@ class Table:
         lines += [[f"**{markdown(c.text)}**" if c.best else markdown(c.text) for c in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
+    def section(self) -> str:
+        """Title, table and note as a section of a Markdown page."""
+        return f"## {markdown(self.title)}\n\n{self.markdown()}\n{markdown(self.note)}\n"
+
     def latex(self) -> str:
         """A table environment that needs the package booktabs."""
         head = " & ".join(latex(text) for text in self.header)

@@ -23,6 +23,7 @@ from gapless.decode.store import MEANS
 from gapless.eval.captioning import TokenizerName
 from gapless.models import NO_WEIGHTS, RANDOM, check_model
 from gapless.report import Cell, Column, Table, load_run, write_report
+from gapless.report.escaping import terminal
 from gapless.report.figures import draw_panels
 from gapless.report.gallery import thumbnail
 from gapless.report.panels import Panel, Series
@@ -30,6 +31,7 @@ from gapless.report.tables import best_row
 from gapless.reproduce.geometry import emoji_model
 from gapless.reproduce.published_captions import GAP_DISTANCE, LOW_DATA, PUBLISHED, SPAN_NOISE
 from gapless.reproduce.statistics import compare, estimate
+from gapless.run_folder import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +159,7 @@ def _scored(config: CaptionConfig, plan: CaptionPlan, stem: str = "") -> dict[st
         captions = write_captions(load_captioner(run / "checkpoints" / "best"), plan)
         scores, tokens = score_captions(captions, plan)
         save_captions(captions, scores, plan, f"{run.name}{stem}", run / "results")
-        path.write_text(json.dumps({"tokens": tokens, "scores": scores, "captions": captions}, indent=1) + "\n")
+        write_text(path, json.dumps({"tokens": tokens, "scores": scores, "captions": captions}, indent=1) + "\n")
         shown = ", ".join(f"{told} {100 * scores[m]:.1f}" for m, told in METRICS.items() if m in scores)
         logger.info("%s%s: %s", run.name, stem, shown)
     PartialState().wait_for_everyone()
@@ -309,12 +311,14 @@ def _draw(output: Path, low: Mapping[float, Scores], distances: Mapping[float, M
 
 def _write(output: Path, tables: Sequence[Table], model: Path, tree: Mapping[str, Any], told: str) -> None:
     name = "connect-collapse-corrupt-captions"
-    parts = [f"## {t.title}\n\n{t.markdown()}\n{t.note}\n" for t in tables]
-    (output / f"{name}.md").write_text(f"# {name}{told}\n\n" + "\n".join(parts) + "\n![curves](captioning.png)\n")
-    (output / f"{name}.tex").write_text("\n".join(table.latex() for table in tables))
-    (output / "captioning.json").write_text(json.dumps(tree, indent=2) + "\n")
+    parts = [table.section() for table in tables]
+    write_text(output / f"{name}.md", f"# {name}{told}\n\n" + "\n".join(parts) + "\n![curves](captioning.png)\n")
+    write_text(output / f"{name}.tex", "\n".join(table.latex() for table in tables))
+    write_text(output / "captioning.json", json.dumps(tree, indent=2) + "\n")
     if (model / "metrics.jsonl").is_file():
         write_report([load_run(model)], output / "captions.html", "Connect, collapse, corrupt: captions", tables)
     for table in tables:
-        Console(width=max(Console().width, 130)).print(table.title, replace(table, title="").terminal(), table.note, "")
+        Console(width=max(Console().width, 130)).print(
+            terminal(table.title), replace(table, title="").terminal(), terminal(table.note), ""
+        )
     logger.info("written: %s", output / f"{name}.md")

@@ -18,9 +18,11 @@ from gapless.data import build_source
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import DataError
 from gapless.report import Cell, Column, Table, best_row, load_run, write_report
+from gapless.report.escaping import terminal
 from gapless.reproduce.grid import Member, run_members, scores, vouched
 from gapless.reproduce.published import ACCURACY, GAP, IDENTICAL, OBJECTIVES, TABLES, ZERO_SHOT, PaperTable
 from gapless.reproduce.statistics import Direction, Estimate, compare, estimate
+from gapless.run_folder import write_text
 from gapless.train import run_training
 
 logger = logging.getLogger(__name__)
@@ -312,14 +314,14 @@ def _claims(found: Scores) -> list[Table]:
 def _write(output: Path, grid: Edition, found: Scores, tables: Sequence[Table]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     title = f"The contrastive gap, {grid.name} edition"
-    parts = [f"## {t.title}\n\n{t.markdown()}\n{t.note}\n" for t in tables]
-    (output / "contrastive-gap.md").write_text(f"# {title}\n\n" + "\n".join(parts))
-    (output / "contrastive-gap.tex").write_text("\n".join(table.latex() for table in tables))
+    parts = [table.section() for table in tables]
+    write_text(output / "contrastive-gap.md", f"# {title}\n\n" + "\n".join(parts))
+    write_text(output / "contrastive-gap.tex", "\n".join(table.latex() for table in tables))
     tree = {"-".join(map(str, key)): dict(values) for key, values in found.items()}
-    (output / "results.json").write_text(json.dumps(tree, indent=2) + "\n")
+    write_text(output / "results.json", json.dumps(tree, indent=2) + "\n")
     shown = [*grid.identical, *grid.three_d, *(m for m in grid.members if m.labels["seed"] == SEEDS[0])]
     runs = [load_run(m.folder) for m in shown if (m.folder / "metrics.jsonl").is_file()]
     write_report(runs, output / "report.html", title, tables)
     for table in tables:
-        Console(width=max(Console().width, 100)).print(table.terminal(), table.note, "")
+        Console(width=max(Console().width, 100)).print(table.terminal(), terminal(table.note), "")
     logger.info("written: %s, %s", output / "contrastive-gap.md", output / "report.html")

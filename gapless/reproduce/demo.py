@@ -16,6 +16,7 @@ from gapless.config import Config, config_file, load_config, with_changes
 from gapless.eval import PairFeatures, build_pair_evaluation, embed_pairs
 from gapless.models import load_export
 from gapless.report import Column, embedding_maps, load_run, score_table, write_report
+from gapless.run_folder import write_text
 from gapless.train import run_training
 
 logger = logging.getLogger(__name__)
@@ -68,8 +69,8 @@ def run_demo(output: Path, quick: bool = False) -> dict[str, dict[str, float]]:
     n = int(rows[START]["test/num_samples"])
     title = f"{n} held-out emoji, before and after fine-tuning; best objective in bold"
     table = score_table(rows, COLUMNS, title, OBJECTIVES)
-    (output / "table.md").write_text(table.markdown())
-    (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_text(output / "table.md", table.markdown())
+    write_text(output / "results.json", json.dumps(rows, indent=2) + "\n")
     embedding_maps(clouds, {name: _caption(scores) for name, scores in rows.items()}, output / "embeddings.png")
     runs = [load_run(folder) for folder in folders.values()]
     write_report(runs, output / "report.html", "The contrastive gap on emoji", [table])

@@ -23,8 +23,10 @@ from gapless.geometry.robustness import FAMILIES, Robustness, quantise
 from gapless.geometry.simulate import SIMULATIONS, Simulated
 from gapless.geometry.statistics import Definition
 from gapless.report import Cell, Table, load_run, write_report
+from gapless.report.escaping import terminal
 from gapless.report.figures import draw_panels
 from gapless.report.panels import Panel, Series
+from gapless.run_folder import write_text
 from gapless.train import run_training
 
 logger = logging.getLogger(__name__)
@@ -212,16 +214,18 @@ def draw_simulated(found: Simulated, path: Path) -> None:
 
 def _write(paper: str, output: Path, tables: Sequence[Table], run: Path | None) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    parts = [f"## {t.title}\n\n{t.markdown()}\n{t.note}\n" for t in tables]
-    (output / f"{paper}.md").write_text(f"# {paper}\n\n" + "\n".join(parts))
-    (output / f"{paper}.tex").write_text("\n".join(table.latex() for table in tables))
+    parts = [table.section() for table in tables]
+    write_text(output / f"{paper}.md", f"# {paper}\n\n" + "\n".join(parts))
+    write_text(output / f"{paper}.tex", "\n".join(table.latex() for table in tables))
     rows = {t.title: [[cell.text for cell in row] for row in t.rows] for t in tables}
-    (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_text(output / "results.json", json.dumps(rows, indent=2) + "\n")
     if run:
         try:
             write_report([load_run(run)], output / "report.html", f"{paper}: geometry", tables)
         except DataError as error:
             logger.warning("no page: %s", error)
     for table in tables:
-        Console(width=max(Console().width, 100)).print(table.title, replace(table, title="").terminal(), table.note, "")
+        Console(width=max(Console().width, 100)).print(
+            terminal(table.title), replace(table, title="").terminal(), terminal(table.note), ""
+        )
     logger.info("written: %s", output / f"{paper}.md")

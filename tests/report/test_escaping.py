@@ -61,6 +61,8 @@ def test_a_table_keeps_its_cells():
     table = Table(HOSTILE[0], ["", HOSTILE[9]], rows, HOSTILE[2])
     for line in table.markdown().splitlines():
         assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    section = table.section().split("\n")
+    assert (section[0], section[-2]) == (f"## {markdown(HOSTILE[0])}", markdown(HOSTILE[2]))
     told = table.latex()
     assert len(re.findall(r"(?<!\\)&", told)) == 1 + len(rows)
     assert len(re.findall(r"(?<!\\){", told)) == len(re.findall(r"(?<!\\)}", told))
