@@ -132,6 +132,20 @@ def _has_devices() -> bool:
     return torch.accelerator.is_available() and not _is_true("ACCELERATE_USE_CPU")
 
 
+def join_processes() -> None:
+    """Join the other processes for work in full precision, whatever accelerate says of training.
+
+    Raises:
+        ConfigError: as :func:`check_accelerate` and :func:`check_joined`.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    check_accelerate("fp32")
+    precision = None if AcceleratorState._shared_state else "no"  # after a training it stays as that has it
+    check_joined(Accelerator(mixed_precision=precision).num_processes)  # PartialState would not join on CPUs
+
+
 def check_joined(number: int) -> None:
     """Refuse processes that do not know of each other: they would write one folder.
 

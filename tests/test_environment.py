@@ -5,8 +5,17 @@ from unittest import mock
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 
-from gapless.environment import LAUNCHERS, REFUSED, TORCHRUN, check_accelerate, check_joined, read_processes
+from gapless.environment import (
+    LAUNCHERS,
+    REFUSED,
+    TORCHRUN,
+    check_accelerate,
+    check_joined,
+    join_processes,
+    read_processes,
+)
 from gapless.errors import ConfigError
 from tests.runs import metrics, run, tiny_config, write_config
 
@@ -99,6 +108,20 @@ def test_what_a_cpu_cannot_do_is_refused(variables, precision, told):
         check_accelerate(precision)
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     check_accelerate("bf16")  # the run's own precision stands against accelerate's
+
+
+def test_work_in_full_precision_does_not_mind_that_of_training():
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "fp8"
+    with (
+        mock.patch.dict(PartialState._shared_state, clear=True),
+        mock.patch.dict(AcceleratorState._shared_state, clear=True),
+    ):
+        join_processes()
+        assert AcceleratorState().mixed_precision == "no"
+        join_processes()
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        with pytest.raises(ConfigError, match="^ACCELERATE_USE_DEEPSPEED: "):
+            join_processes()
 
 
 def test_found_out_before_anything_is_loaded_by_train_and_doctor(tmp_path):

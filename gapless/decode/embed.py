@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from torch import Tensor
 
 from gapless.config import DataConfig
 from gapless.data import build_source
 from gapless.decode.store import save_features, save_means
+from gapless.environment import join_processes
 from gapless.errors import DataError
 from gapless.eval.suite import Precision, Suite
 from gapless.models import load_model
@@ -42,7 +43,7 @@ def embed_store(
     """
     if "train" not in splits:
         raise DataError("--splits: train is needed, its means are what collapse subtracts")
-    Accelerator()
+    join_processes()
     suite = Suite(load_model(model, pretrained), None, precision, batch_size, data.workers, data.max_bad_fraction)
     written: dict[str, int] = {}
     means: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from torch import nn
 
 from gapless.config import DataConfig, EvalPlan, load_config
@@ -19,6 +19,7 @@ from gapless.data.emoji import emoji_classes
 from gapless.data.labelled import LabelledSet, build_labelled
 from gapless.data.pairs import FileSource
 from gapless.data.shards import ShardSource
+from gapless.environment import join_processes
 from gapless.errors import ConfigError, DataError
 from gapless.eval.arithmetic import open_simat
 from gapless.eval.choices import evaluate_selection, load_aokvqa, load_sugarcrepe, load_winoground
@@ -78,7 +79,7 @@ def evaluate(
         DataError: data that are missing or cannot be used.
         NonFiniteError: features that are not finite.
     """
-    Accelerator()  # joins the processes, which PartialState alone would not do on CPUs
+    join_processes()
     check_plan(plan)
     if isinstance(loaded.model, TwinModel) and loaded.model.towers != "image-text" and plan.datasets != ["val"]:
         raise ConfigError(f"datasets: {loaded.name} has {loaded.model.towers} towers, it can be scored on val only")
