@@ -36,7 +36,7 @@ def folder_pairs(root: Path) -> list[FilePair]:
     stems = [path.with_suffix("") for path in found.images]
     captions = _captions_of({stem: found.texts[stem] for stem in stems if stem in found.texts}, found.left_out)
     found.left_out[".txt without a picture"] += len(found.texts.keys() - {*stems})
-    tell_left_out(root, +found.left_out)
+    tell_left_out(root, found.left_out)
     return [
         FilePair(printable(stem.relative_to(root)), path, captions.get(stem, ()))
         for stem, path in zip(stems, found.images, strict=True)

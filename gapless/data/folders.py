@@ -12,6 +12,9 @@ from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+NAMED = 12
+"""Kinds of left-out files that are named; all are counted."""
+
 
 @dataclass
 class FolderFiles:
@@ -41,9 +44,10 @@ def look_through(root: Path) -> FolderFiles:
         elif ending[1:] in IMAGE_EXTENSIONS:
             found.images.append(path)
         elif ending == ".txt" and path.is_file():  # reading a pipe would wait for ever
-            found.texts.setdefault(path.with_suffix(""), path)
+            found.left_out[".txt beside another of its name"] += path.with_suffix("") in found.texts
+            found.texts[path.with_suffix("")] = path
         else:
-            found.left_out[printable(ending) or "without an ending"] += 1
+            found.left_out[printable(ending)[:12] or "without an ending"] += 1
     found.images.sort()
     return found
 
@@ -76,8 +80,11 @@ def _files(root: Path, left_out: Counter[str]) -> list[Path]:
 
 def tell_left_out(root: Path, left_out: Counter[str]) -> None:
     """Say once in the log what is left out of a folder."""
-    if left_out:
-        told = ", ".join(f"{number} {what}" for what, number in sorted(left_out.items()))
+    counts = (+left_out).most_common()
+    if counts:
+        told = ", ".join(f"{number} {what}" for what, number in sorted(counts[:NAMED], key=lambda item: item[0]))
+        rest = sum(number for _, number in counts[NAMED:])
+        told += f", {rest} of other kinds" if rest else ""
         _warn(f"{printable(root)}: files that are left out: {told}")
 
 

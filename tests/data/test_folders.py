@@ -77,3 +77,14 @@ def test_folders_that_cannot_be_read_are_counted(tmp_path):
     pair(tmp_path, "a")
     (tmp_path / "closed").mkdir(mode=0)
     assert look_through(tmp_path).left_out["folders that cannot be read (Permission denied)"] == 1
+
+
+def test_many_kinds_are_counted_and_few_named(tmp_path, caplog):
+    pair(tmp_path, "a")
+    (tmp_path / "a.TXT").write_text("other words")
+    for i in range(20):
+        (tmp_path / f"x.{i:04d}").write_bytes(b"")
+    (found,) = folder_pairs(tmp_path)
+    assert found.captions == ("words",)
+    assert "1 .txt beside another of its name" in caplog.text
+    assert caplog.text.rstrip().endswith(", 9 of other kinds")
