@@ -39,10 +39,11 @@ class EvalData(Protocol):
 
     num_samples: int
     """Pairs of all processes together; -1 if only reading tells."""
-    equal_batches: bool
-    """Whether all processes make equally many batches (some may be empty)."""
 
     def batches(self) -> Iterable[Batch]: ...
+
+    def blank(self) -> Batch:
+        """A batch without rows."""
 
     def key(self, position: int) -> str:
         """Name of a position in Batch.indices."""
@@ -127,13 +128,15 @@ class MapEvalData:
     batch_size: int
     workers: int
     place: Place
-    equal_batches: bool = True
 
     def __post_init__(self) -> None:
         self.num_samples = len(self.dataset)
 
     def key(self, position: int) -> str:
         return self.dataset.source.key(position)
+
+    def blank(self) -> Batch:
+        return self.collate([])
 
     def batches(self) -> Iterable[Batch]:
         mine = range(self.num_samples)[self.place.chunk(self.num_samples)]
@@ -166,7 +169,9 @@ class StreamEvalData:
     stream: StreamDataset
     workers: int
     num_samples: int = -1
-    equal_batches: bool = False
+
+    def blank(self) -> Batch:
+        return self.stream.collate([])
 
     def batches(self) -> Iterable[Batch]:
         return _loader(self.stream, self.workers, batch_size=None)

@@ -27,6 +27,7 @@ from gapless.decode.config import CaptionConfig, check_caption_config
 from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
+from gapless.eval.together import together
 from gapless.signals import StopFlag
 from gapless.train.checkpoint import Checkpoints, Progress
 from gapless.train.gather import exchange
@@ -95,13 +96,16 @@ class CaptionEvaluation:
         model.eval()
         mine = torch.arange(len(self.tokens))[place.chunk(len(self.tokens))]
         total = torch.zeros(2, dtype=torch.float64, device=device)
-        for part in torch.split(mine, self.batch_size) if len(mine) else ():
-            tokens = padded([self.tokens[i] for i in part.tolist()])
+        first = torch.zeros(1, dtype=torch.long)
+        for part in together(torch.split(mine, self.batch_size) if len(mine) else (), lambda: mine[:0]):
+            shown = part if len(part) else first
+            tokens = padded([self.tokens[i] for i in shown.tolist()])
             with autocast():
-                loss = model(self.prepared[self.rows[part]].to(device), tokens.to(device))
-            total += torch.tensor([float(loss), float((tokens != IGNORED).sum())], device=device)
+                loss = model(self.prepared[self.rows[shown]].to(device), tokens.to(device))
+            if len(part):
+                total += torch.tensor([float(loss), float((tokens != IGNORED).sum())], device=device)
+            poll()
         model.train(training)
-        poll()
         loss, count = self.accelerator.reduce(total, "sum").tolist()
         mean = loss / count
         return {

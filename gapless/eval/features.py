@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from gapless.data.samples import BadSample, Transform, told_of
 from gapless.data.tokens import tell_cut, too_long
 from gapless.data.workers import Loader
 from gapless.errors import DataError, NonFiniteError
+from gapless.eval.together import together
 from gapless.models import Tokenizer
 
 T = TypeVar("T")
@@ -64,7 +66,7 @@ def embed_pairs(
     """
     images, texts, indices, bad, cut, first_cut = [], [], [], [], 0, ""
     with _evaluating(model) as device:
-        for batch in _shown(data.batches(), "embedding pairs"):
+        for batch in together(_shown(data.batches(), "embedding pairs"), data.blank):
             with autocast():
                 output = model(batch.images.to(device, non_blocking=True), batch.tokens.to(device, non_blocking=True))
             images.append(output["image_features"].cpu())
@@ -72,8 +74,7 @@ def embed_pairs(
             indices.append(batch.indices)
             bad += batch.bad
             cut, first_cut = cut + batch.converted.get(LONG_CAPTION, 0), first_cut or batch.first_cut
-            if data.equal_batches:
-                poll()
+            poll()
     if not images:  # a stream may have nothing for this process
         images, texts, indices = [torch.empty(0, 0)], [torch.empty(0, 0)], [torch.empty(0, dtype=torch.long)]
     parts = gather_object([(torch.cat(images), torch.cat(texts), torch.cat(indices), bad, cut, first_cut)])
@@ -128,13 +129,14 @@ def embed_texts(
     place = Place(PartialState().process_index, PartialState().num_processes)
     different = sorted(set(texts), key=lambda text: (len(text), text))
     mine = different[place.rank :: place.world]  # like lengths on every process
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     found, cut = [], []
     with _evaluating(model) as device:
-        for start in _shown(range(0, len(mine), batch_size), told):
+        for batch in together(_shown(batches, told), list[str]):
+            tokens = tokenize(batch or different[:1])
+            cut += too_long(tokenize, batch, tokens) if batch else []
             with autocast():
-                tokens = tokenize(mine[start : start + batch_size])
-                cut += too_long(tokenize, mine[start : start + batch_size], tokens)
-                found.append(model(tokens=tokens.to(device))["text_features"].float().cpu())
+                found.append(model(tokens=tokens.to(device))["text_features"][: len(batch)].float().cpu())
     parts = gather_object([torch.cat(found)] if found else [torch.empty(0, 0)])
     all_cut = gather_object([(len(cut), cut[0][:80])] if cut else [])
     if all_cut:
@@ -226,17 +228,19 @@ def embed_images(
     place = Place(PartialState().process_index, PartialState().num_processes)
     mine = range(len(images))[place.chunk(len(images))]
     loader = Loader(_Decoding(images, transform), workers, batch_size=batch_size, sampler=mine, collate_fn=_collate)
+    blank = transform(torch.zeros((3, 8, 8), dtype=torch.uint8)).unsqueeze(0)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[BadSample] = []
     with _evaluating(model) as device:
-        for positions, pixels, labels, missed in _shown(loader, "embedding images"):
+        for positions, pixels, labels, missed in together(_shown(loader, "embedding images"), partial(_collate, [])):
             bad += missed
-            if len(positions):
+            if len(positions) or place.world > 1:
+                shown = pixels if len(positions) else blank
                 with autocast():
-                    features = model(images=pixels.to(device, non_blocking=True))["image_features"].float().cpu()
-                found.append((features, positions, labels))
+                    features = model(images=shown.to(device, non_blocking=True))["image_features"].float().cpu()
+                found.append((features[: len(positions)], positions, labels))
     parts = gather_object([(found, bad)])
-    rows = [row for part, _ in parts for row in part]
+    rows = [row for part, _ in parts for row in part if len(row[1])]
     bad = [sample for _, part in parts for sample in part]
     if not rows:
         raise DataError(f"none of {len(images)} images can be used; {told_of(bad)}")

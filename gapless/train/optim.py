@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from gapless.config import OptimConfig
 
@@ -45,10 +46,14 @@ class WeightAverage:
     Args:
         parameters: name and parameter, of the prepared model.
         decay: weight of the past; min(decay, (1 + step) / (10 + step)) is used.
+        modules: of the prepared model; those that FSDP shards may hold whole copies of parameters.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[tuple[str, Tensor]], decay: float, modules: Iterable[nn.Module] = ()
+    ) -> None:
         self.decay = decay
+        self.sharded = [module for module in modules if isinstance(module, FSDPModule)]
         self.parameters = {name: p for name, p in parameters if p.requires_grad}
         self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
 
@@ -61,6 +66,8 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange averages and parameters; a second call undoes it."""
+        for module in self.sharded:
+            module.reshard()  # the next forward pass gathers what is there then
         for name, p in self.parameters.items():
             held = p.detach().clone()
             p.copy_(self.averages[name])

@@ -118,7 +118,7 @@ def build_parts(
             Schedule(config.loss.terms, config.model.temperature, clip, total).begin,
         ),
         data=data,
-        evaluations=[pairs, *_further_evaluations(config, tokenizer, accelerator)],
+        evaluations=[pairs, *_further_evaluations(config, tokenizer)],
         evaluate_every=config.eval.every_epochs,
         kept_epochs=config.eval.keep_embeddings,
         keep_embeddings=partial(_keep_embeddings, folder / EMBEDDINGS, pairs),
@@ -162,12 +162,9 @@ def _keep_embeddings(folder: Path, evaluation: PairEvaluation, epoch: int) -> No
         save_pairs(evaluation.features, evaluation.data, folder / f"epoch_{epoch:05d}.safetensors")
 
 
-def _further_evaluations(config: Config, tokenizer: Tokenizer, accelerator: Accelerator) -> list[PlanEvaluation]:
+def _further_evaluations(config: Config, tokenizer: Tokenizer) -> list[PlanEvaluation]:
     if not config.eval.datasets:
         return []
-    if accelerator.distributed_type == DistributedType.FSDP:
-        # Its forward passes are collective, and processes may have unequally many images.
-        raise ConfigError("eval.datasets: not with FSDP; score checkpoints with gapless eval")
     plan = EvalPlan(
         datasets=config.eval.datasets,
         root=config.eval.root,

@@ -154,7 +154,7 @@ def prepare(
     # The loader shards by itself and the schedule is a function of the step: accelerate would divide both again.
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
     weights, decay = weights_of(accelerator.unwrap_model(prepared)), config.optim.ema_decay
-    average = WeightAverage(weights.named_parameters(), decay) if decay else None
+    average = WeightAverage(weights.named_parameters(), decay, prepared.modules()) if decay else None
     if checkpoint:
         load_optimizer(checkpoint, accelerator, weights, optimizer, average)
         if accelerator.scaler is not None and progress.scaler:
