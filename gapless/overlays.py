@@ -135,7 +135,7 @@ def _value(text: str, key: str | None = None) -> Any:
     """
     try:
         return get_loader("yaml")(text)
-    except yaml.YAMLError as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         if key:
             raise ConfigError(f"{key}: {text[:80]} is no value of YAML, quotation marks make it a text") from error
         return text
@@ -163,7 +163,7 @@ def read_file(path: str) -> Mapping:
         raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from None
     except RecursionError:
         raise ConfigError(f"config: {path} is nested too deeply") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:  # TypeError: the loader wants keys to be texts
         raise ConfigError(f"config: {path} is no YAML in UTF-8 ({' '.join(str(error).split())[:160]})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config: {path} is {'empty' if tree is None else 'not a mapping of keys to values'}")

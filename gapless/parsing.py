@@ -58,8 +58,10 @@ def check_tree(parser: ArgumentParser, tree: dict[str, Any]) -> None:
 def _told_in_a_line(parser: ArgumentParser) -> Iterator[None]:
     try:
         yield
-    except (SystemExit, ConfigError):  # --help and --print_config
+    except SystemExit:  # --help and --print_config
         raise
+    except ConfigError as error:
+        raise ConfigError(" ".join(str(error).split())[:400]) from error  # names of files may hold line feeds
     except RecursionError:
         raise ConfigError("a value is nested too deeply") from None
     except Exception as error:

@@ -1,11 +1,13 @@
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from gapless.cli import VERBS, overview, parse
 from gapless.config import Config
-from gapless.errors import ConfigError
+from gapless.errors import ConfigError, DataError
 from tests.runs import run, tiny_config, write_config
 
 
@@ -121,3 +123,31 @@ def test_prepare_says_what_is_wrong(tmp_path):
     )
     told = run("prepare", "emoji", "--split", "test", "--workers", "0", "--output", str(tmp_path / "shards"))
     assert "395 pairs in 1 shards" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate 30 TiB"), "there is not enough memory (Unable to allocate 30 TiB)"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "there is not enough memory (CUDA out of memory"),
+        (SafetensorError("header too large"), "a .safetensors file cannot be read (header too large)"),
+        (OSError(28, "No space left on device", "x"), "x: No space left on device"),
+        (DataError("a\nb is damaged"), "a b is damaged"),
+    ],
+)
+def test_what_no_code_foresaw_is_one_line_where_a_user_can_act_on_it(error, told, tmp_path):
+    def fail(*_):
+        raise error
+
+    with mock.patch.dict(VERBS, {"export": VERBS["export"]._replace(run=fail)}):
+        said = run("export", str(tmp_path), code=3)
+    assert said == f"gapless: error: {said[16:-1]}\n"
+    assert told in said
+
+
+def test_a_bug_shows_its_traceback(tmp_path):
+    def fail(*_):
+        raise KeyError("a bug")
+
+    with mock.patch.dict(VERBS, {"export": VERBS["export"]._replace(run=fail)}), pytest.raises(KeyError, match="a bug"):
+        run("export", str(tmp_path))

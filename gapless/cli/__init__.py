@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser
+from safetensors import SafetensorError
 
 from gapless import __version__
 from gapless.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
@@ -234,6 +235,10 @@ def _failure(error: BaseException, arguments: Sequence[str], received: int | Non
         return StoppedError("stopped by a signal before the first step; the same command begins again")
     if isinstance(error, OSError):  # no permission, disk full ...
         return DataError(f"{error.filename or 'file'}: {error.strerror or error}")
+    if isinstance(error, SafetensorError):  # a damaged file whose reader did not name it
+        return DataError(f"a .safetensors file cannot be read ({error})")
+    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+        return DataError(f"there is not enough memory ({str(error)[:200]}); smaller batches need less")
     return lost_process(error) if isinstance(error, RuntimeError) else None
 
 
@@ -332,13 +337,14 @@ def _report(error: GaplessError, debug: bool) -> None:
     rank = os.environ.get("RANK", "0")
     if debug:
         traceback.print_exc()
+    told = " ".join(str(error).splitlines())  # names of files may hold line feeds
     if isinstance(error, LostProcessError):
-        if not launch.leave_message(str(error)):
-            print(f"gapless: error: {f'[process {rank}] ' * ('RANK' in os.environ)}{error}", file=sys.stderr)
+        if not launch.leave_message(told):
+            print(f"gapless: error: {f'[process {rank}] ' * ('RANK' in os.environ)}{told}", file=sys.stderr)
     elif rank == "0":
-        print(f"gapless: {error}" if isinstance(error, StoppedError) else f"gapless: error: {error}", file=sys.stderr)
+        print(f"gapless: {told}" if isinstance(error, StoppedError) else f"gapless: error: {told}", file=sys.stderr)
     elif isinstance(error, DataError):  # all other errors are the same on every process
-        print(f"gapless: error: [process {rank}] {error}", file=sys.stderr)
+        print(f"gapless: error: [process {rank}] {told}", file=sys.stderr)
 
 
 def _leave_group() -> None:
