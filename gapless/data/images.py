@@ -1,6 +1,7 @@
 """Encoded image bytes to uint8 tensors, and the reasons why some cannot be used.
 
 A picture is shown as it is stored: the EXIF orientation is not applied, as open_clip and clip_benchmark do not.
+Pillow itself turns TIFF files, for them as well.
 """
 
 import io
