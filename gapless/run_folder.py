@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,8 @@ def write_whole(path: Path) -> Iterator[Path]:
     temporary, replaced = (place.with_name(beginning + place.name) for beginning in (TEMPORARY, REPLACED))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        if replaced.is_dir() and not place.exists():  # another was killed between its two renames
+            replaced.rename(place)
         remove(temporary)
         yield temporary
         flush(temporary)
@@ -68,6 +70,41 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path} cannot be written ({os.strerror(code)})")
 
 
+@contextmanager
+def rewritten(folder: Path, is_replaced: Callable[[Path], bool]) -> Iterator[Path]:
+    """A new folder to write to, which takes the place of another with all of its other files, or leaves it as it was.
+
+    Args:
+        folder: need not be there.
+        is_replaced: whether a file in the folder is left out of the new one.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    whole = Path(os.path.realpath(folder))
+
+    def left_out(directory: str, names: list[str]) -> list[str]:
+        if Path(directory) != whole:
+            return []
+        return [n for n in names if n.startswith(TEMPORARY) or ((whole / n).is_file() and is_replaced(whole / n))]
+
+    with write_whole(folder) as place:
+        if whole.is_dir():
+            # Links take neither time nor room. What is written to the new folder must be renamed into its place, as
+            # write_whole does: writing through a link would change the old file.
+            shutil.copytree(whole, place, symlinks=True, copy_function=_link, ignore=left_out)
+        else:
+            place.mkdir()
+        yield place
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, as UTF-8.
 
@@ -80,6 +117,8 @@ def write_text(path: Path, text: str) -> None:
 
 def flush(path: Path) -> None:
     """Wait until a file, or everything in a folder, is on the disk."""
+    if path.is_symlink():  # may lead anywhere, or nowhere
+        return
     if path.is_dir():
         for inner in path.iterdir():
             flush(inner)

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from gapless.arguments import Location, NonNegativeInteger, PositiveInteger
+from gapless.cli.checkpoints import named_checkpoint
 from gapless.cli.evaluate import PRETRAINED
 from gapless.config import DataConfig
 from gapless.errors import ConfigError
@@ -34,7 +35,9 @@ def add_embed(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Location, help="A run, an export folder, or an open_clip model name.")
     parser.add_argument("--pretrained", type=Location, default=None, help=PRETRAINED)
     parser.add_class_arguments(DataConfig, "data")
-    parser.add_argument("--splits", type=list[Split], default=["train", "val", "test"], help="That are embedded.")
+    parser.add_argument(
+        "--splits", type=list[Split] | None, default=None, help="Splits that are embedded; all that the data have."
+    )
     parser.add_argument(
         "--precision", type=Literal["fp32", "bf16"], default="fp32", help="Of the forward passes: fp32 or bf16."
     )
@@ -115,6 +118,9 @@ def add_eval(parser: ArgumentParser) -> None:
     from gapless.decode.evaluate import CaptionPlan
 
     parser.add_argument("captioner", type=Path, help="A run of gapless caption train, its export or a checkpoint.")
+    parser.add_argument(
+        "--checkpoint", type=str, default=None, help="Score a checkpoint of the run: best, latest or step_00000000."
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
     parser.add_class_arguments(CaptionPlan, None)
     parser.add_argument("--output", type=Path, default=None, help="Folder of results; CAPTIONER/results.")
@@ -127,6 +133,7 @@ def run_eval(arguments: Any) -> None:
 
     from gapless.decode import load_captioner
     from gapless.decode.evaluate import CaptionPlan, check_plan, save_captions, score_captions, write_captions
+    from gapless.eval.results import results_folder
     from gapless.models import check_model
     from gapless.report import Cell, Table
 
@@ -138,12 +145,15 @@ def run_eval(arguments: Any) -> None:
         check_model(plan.clip, plan.clip_pretrained)  # before everything is captioned
     elif plan.clip_pretrained:
         raise ConfigError("--clip_pretrained: it belongs to a model, name that with --clip")
-    captioner = load_captioner(arguments.captioner)
+    folder = arguments.captioner
+    if arguments.checkpoint is not None:
+        folder = named_checkpoint(folder, arguments.checkpoint)
+    captioner = load_captioner(folder)
     captions = write_captions(captioner, plan)
     scores, tokenizer = score_captions(captions, plan)
-    output = arguments.output or arguments.captioner / "results"
-    path = save_captions(captions, scores, plan, arguments.captioner.resolve().name, output)
-    print(f"{arguments.captioner.name} on {plan.modality}_{plan.split}, {plan.decoding.strategy}, tokens: {tokenizer}")
+    output = arguments.output or results_folder(folder)[0]
+    path = save_captions(captions, scores, plan, folder, output, tokenizer)
+    print(f"{folder.name} on {plan.modality}_{plan.split}, {plan.decoding.strategy}, tokens: {tokenizer}")
     rows = [[Cell(name), Cell(f"{value:.4f}")] for name, value in scores.items()]
     Console().print(Table("", ["", ""], rows).terminal())
     for name, text in list(captions.items())[: arguments.show]:

@@ -18,6 +18,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gapless.arguments import FractionAboveZero, PositiveInteger
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
 from gapless.run_folder import remove, write_text, write_whole
@@ -41,13 +42,13 @@ class Decoding:
 
     strategy: Strategy = "greedy"
     """The likeliest token each time, the likeliest of some whole captions, or drawn at random."""
-    beams: int = 5
+    beams: PositiveInteger = 5
     """Of beam."""
-    top_p: float = 0.9
+    top_p: FractionAboveZero = 0.9
     """Of nucleus: the likeliest tokens that hold this probability together are drawn from."""
-    max_tokens: int = 40
+    max_tokens: PositiveInteger = 40
     """Longest caption."""
-    batch_size: int = 256
+    batch_size: PositiveInteger = 256
     """Captions that are decoded at once."""
 
 
@@ -79,6 +80,8 @@ class Captioner(nn.Module):
         make = {"mlp": _MlpMapper, "transformer": _TransformerMapper}[mapper]
         self.mapper = make(embed_dim, prefix_length, width)
         self.decoder = decoder
+        self.space = ""
+        """Hash of the model whose embeddings were learned from; empty if it is not known."""
 
     @property
     def context_length(self) -> int:
@@ -261,6 +264,7 @@ def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tenso
         "embed_dim": captioner.embed_dim,
         "mapper": captioner.mapper_kind,
         "prefix_length": captioner.prefix_length,
+        "space": captioner.space,
         "prepare": {k: v for k, v in asdict(preparation).items() if k != "means"},
         "gpt2": captioner.decoder.config.to_dict(),
     }
@@ -295,6 +299,7 @@ def load_captioner(folder: Path) -> Captioner:
         decoder = GPT2LMHeadModel(GPT2Config.from_dict(tree["gpt2"]))
         tokenizer = AutoTokenizer.from_pretrained(place)
         captioner = Captioner(decoder, tokenizer, tree["embed_dim"], preparation, tree["mapper"], tree["prefix_length"])
+        captioner.space = tree.get("space", "")
         missing, unexpected = captioner.load_state_dict(load_file(place / WEIGHTS), strict=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{place} cannot be loaded: {' '.join(str(error).split())[:160]}") from None

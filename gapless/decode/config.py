@@ -122,6 +122,11 @@ def check_caption_config(config: CaptionConfig) -> None:
     span = c.prepare.span_of
     rules: list[Rule] = [
         ("features.path", bool(c.features.path), "the folder of embeddings"),
+        (
+            "features.max_tokens",
+            c.features.max_tokens <= 10_000,
+            "at most 10,000 positions of the decoder",
+        ),
         ("prepare.span_of", span is None or span[0] != span[1], "two different modalities, or null"),
     ]
     refuse(config, rules)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gapless.decode.store import save_features, save_means
+from gapless.decode.store import NAME, save_features, save_means
 from gapless.errors import DataError
+from gapless.run_folder import rewritten
 
 
 def _storage(data: bytes) -> Any:
@@ -54,16 +55,7 @@ def read_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _Reader(file).load()
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        pickle.UnpicklingError,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # unpickling raises whatever the file leads it to
         raise DataError(
             f"{path} cannot be read as a pickle of tensors ({' '.join(str(error).split())[:160]})"
         ) from None
@@ -92,13 +84,26 @@ def convert_pickle(path: Path, split: str, folder: Path, modality: str = "image"
         parts = _coco(tree, split, modality) if isinstance(tree, dict) else _paired(tree, modality)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path} is neither of the two known forms ({error!r})") from None
-    means = {}
-    for (name, part), (ids, rows, captions) in parts.items():
-        embedding = torch.stack([_row(row) for row in rows])
-        save_features(folder, name, part, ids, embedding, captions)
-        if part == "train":
-            means[name] = torch.nn.functional.normalize(embedding, dim=1).mean(dim=0)
-    save_means(folder, means)
+    if not any(ids for ids, _, _ in parts.values()):
+        raise DataError(f"{path} holds no embeddings")
+    for name, part in parts:
+        if not NAME.fullmatch(f"{name}_{part}.npz"):
+            raise DataError(
+                f"{path}: {name}_{part} cannot be stored, "
+                "a modality is a word of small letters, a split train, val or test"
+            )
+    stacked = {key: _stack(path, key, ids, rows) for key, (ids, rows, _) in parts.items()}
+
+    def is_replaced(old: Path) -> bool:
+        match = NAME.fullmatch(old.name)
+        return match is not None and (match[1], match[2]) in parts and old.suffix == ".safetensors"
+
+    with rewritten(folder, is_replaced) as place:
+        for (name, part), (ids, _, captions) in parts.items():
+            save_features(place, name, part, ids, stacked[name, part], captions)
+            if part == "train":
+                mean = torch.nn.functional.normalize(stacked[name, part], dim=1).mean(dim=0)
+                save_means(place, {name: mean})
     return {f"{name}_{part}": len(ids) for (name, part), (ids, _, _) in parts.items()}
 
 
@@ -133,5 +138,24 @@ def _paired(rows: list[dict[str, Any]], modality: str) -> dict[tuple[str, str], 
     return {key: (ids, rows, said or None) for key, (ids, rows, said) in found.items()}
 
 
-def _row(value: Any) -> Tensor:
-    return torch.as_tensor(value).float().flatten()
+def _stack(path: Path, key: tuple[str, str], ids: list[str], rows: list[Any]) -> Tensor:
+    """Embeddings as (N, D) float32.
+
+    Raises:
+        DataError: one that is none, has another length, or is not finite or zero.
+    """
+    found: list[Tensor] = []
+    for name, row in zip(ids, rows, strict=True):
+        try:
+            numbers = torch.as_tensor(row).float().flatten()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{path}: the embedding of {name} in {'_'.join(key)} is no vector ({error})") from None
+        if not len(numbers) or (found and len(numbers) != len(found[0])):
+            raise DataError(
+                f"{path}: the embedding of {name} in {'_'.join(key)} has {len(numbers)} numbers, the first has "
+                f"{len(found[0]) if found else 0}"
+            )
+        if not numbers.isfinite().all() or not numbers.any():
+            raise DataError(f"{path}: the embedding of {name} in {'_'.join(key)} is not finite or zero")
+        found.append(numbers)
+    return torch.stack(found) if found else torch.empty(0, 0)

@@ -2,23 +2,28 @@
 
 import json
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 
+from gapless.arguments import FiniteNumber, Seed
+from gapless.config import check_types
 from gapless.decode.captioner import Captioner, Decoding
 from gapless.decode.store import FeatureStore, chosen_rows
 from gapless.decode.transforms import orthogonal_shift
 from gapless.errors import ConfigError, DataError
+from gapless.eval.cache import weights_digest
 from gapless.eval.captioning import TokenizerName, caption_scores, clip_score
-from gapless.eval.results import Result, save_result
+from gapless.eval.results import Result, digest_of, results_folder, save_result
 from gapless.eval.suite import Suite
 from gapless.models import load_model
-from gapless.rules import Rule
+from gapless.run_folder import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +42,9 @@ class CaptionPlan:
     """Caption only these ids; null for all."""
     decoding: Decoding = field(default_factory=Decoding)
     """How captions are searched for."""
-    seed: int = 0
+    seed: Seed = 0
     """Of nucleus sampling."""
-    shift: float = 0.0
+    shift: FiniteNumber = 0.0
     """Length of a constant vector, orthogonal to where the embeddings vary, that is added to them: the gap-distance
     test."""
     tokenizer: TokenizerName = "auto"
@@ -52,16 +57,9 @@ class CaptionPlan:
 
 def check_plan(plan: CaptionPlan) -> None:
     """Raise ConfigError with the first key whose value cannot work."""
-    how = plan.decoding
-    rules: list[Rule] = [
-        ("decoding.beams", how.beams >= 1, "at least 1"),
-        ("decoding.top_p", 0 < how.top_p <= 1, "above 0 and at most 1"),
-        ("decoding.max_tokens", how.max_tokens >= 1, "at least 1"),
-        ("decoding.batch_size", how.batch_size >= 1, "at least 1"),
-    ]
-    for key, holds, wanted in rules:
-        if not holds:
-            raise ConfigError(f"--{key}: {getattr(how, key.partition('.')[2])} does not work, it must be {wanted}")
+    check_types(plan)
+    if plan.ids == []:
+        raise ConfigError("ids: [] leaves nothing to caption; null stands for all")
 
 
 def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
@@ -72,6 +70,7 @@ def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
     """
     store = FeatureStore(plan.features)
     found = store.load(plan.modality, plan.split)
+    store.check_space(captioner.space)
     means = captioner.preparation.means
     if captioner.preparation.collapse and plan.modality not in means:
         # Of the training split, never of the one that is captioned.
@@ -106,15 +105,23 @@ def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[st
     if known:
         scores, tokenizer = caption_scores(known, references, plan.tokenizer)
         scores["num_compared"] = float(len(known))
+        if len(known) == 1:
+            logger.warning(
+                "cider is 0 for a single %s by its formula: words that all references share count nothing",
+                plan.modality,
+            )
     else:
         logger.info("%s has no texts of %s_%s to compare with", plan.features, plan.modality, plan.split)
     if plan.clip:
         found = store.load(plan.modality, plan.split)
-        texts = Suite(load_model(plan.clip, plan.clip_pretrained)).words(captions.values())
+        suite = Suite(load_model(plan.clip, plan.clip_pretrained))
+        if store.model and weights_digest(suite.loaded.model) != store.model:
+            raise DataError(f"clip: {plan.features} holds embeddings of another model than {plan.clip}")
+        texts = suite.words(captions.values())
         said = torch.stack([texts[text] for text in captions.values()])
         if said.shape[1] != found.embedding.shape[1]:
             raise DataError(
-                f"--clip: {plan.clip} has {said.shape[1]} dimensions, {plan.features} {found.embedding.shape[1]}"
+                f"clip: {plan.clip} has {said.shape[1]} dimensions, {plan.features} {found.embedding.shape[1]}"
             )
         scores["clip_score"] = clip_score(found.embedding[chosen_rows(found, captions)], said)
     return scores | {
@@ -124,7 +131,12 @@ def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[st
 
 
 def save_captions(
-    captions: dict[str, str], scores: dict[str, float], plan: CaptionPlan, name: str, folder: Path
+    captions: dict[str, str],
+    scores: dict[str, float],
+    plan: CaptionPlan,
+    captioner: Path,
+    folder: Path,
+    tokens: str = "",
 ) -> Path:
     """Write captions in COCO's result format, and the scores in clip_benchmark's schema.
 
@@ -132,18 +144,53 @@ def save_captions(
         captions: by id.
         scores: of them.
         plan: what was captioned.
-        name: of the captioner.
+        captioner: its folder: a run, an export or a checkpoint.
         folder: of results.
+        tokens: what split the texts that were compared.
 
     Returns:
         The file of captions.
     """
-    dataset = f"{plan.features.name}-{plan.modality}-{plan.split}"
-    result = Result(dataset, "captioning", scores, name, num_samples=len(captions))
-    save_result(result, folder)
-    path = folder / "captions" / f"{result.stem}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps([{"image_id": k, "caption": v} for k, v in captions.items()], indent=1, ensure_ascii=False)
+    place, checkpoint = results_folder(captioner)
+    name = f"{place.parent.resolve().name}@{checkpoint}" if checkpoint else captioner.resolve().name
+    export = captioner / "export"
+    result = Result(
+        f"{plan.features.resolve().name}-{plan.modality}-{plan.split}",
+        "captioning",
+        scores,
+        name,
+        num_samples=len(captions),
+        split=plan.split,
+        settings=_settings(plan),
+        data=os.path.realpath(plan.features),
+        sample_set=digest_of(sorted(captions), tokens),
+        weights=os.path.realpath(export if export.is_dir() else captioner),
+        variant=checkpoint,
     )
+    path = folder / "captions" / save_result(result, folder).name
+    rows = [{"image_id": k, "caption": v} for k, v in captions.items()]
+    write_text(path, json.dumps(rows, indent=1, ensure_ascii=False))
     return path
+
+
+def _settings(plan: CaptionPlan) -> dict[str, Any]:
+    """Whatever changes captions and scores and is not the default; modality and split are in the data set's name."""
+    how, default = plan.decoding, Decoding()
+    searched = {"beam": ["beams"], "nucleus": ["top_p"]}.get(how.strategy, [])
+    told: dict[str, Any] = {
+        f"decoding.{key}": getattr(how, key)
+        for key in ("strategy", "max_tokens", *searched)
+        if getattr(how, key) != getattr(default, key)
+    }
+    if how.strategy == "nucleus" and plan.seed:
+        told["seed"] = plan.seed
+    if plan.ids is not None:
+        told["ids"] = f"{len(plan.ids)} {digest_of(sorted(map(str, plan.ids)))[:8]}"
+    if plan.tokenizer != "auto":
+        told["tokenizer"] = plan.tokenizer
+    if plan.clip:
+        is_folder = Path(plan.clip).is_dir()
+        told["clip"] = (
+            Path(plan.clip).resolve().name if is_folder else f"{plan.clip} {plan.clip_pretrained or ''}".strip()
+        )
+    return told | ({"shift": plan.shift} if plan.shift else {})

@@ -1,16 +1,23 @@
 """Embeddings on disk: a folder of files, each with one modality of one split.
 
 FOLDER/MODALITY_SPLIT_00000.safetensors   tensor embedding (n, D), unit-norm or not; metadata format, modality, split,
-                                          ids (JSON list of n names) and, for what is to be said, captions (JSON list)
+                                          ids (JSON list of n names) and, for what is to be said, captions (JSON list);
+                                          model (a hash of its weights), part (a hash of all of this split's files)
 FOLDER/MODALITY_SPLIT.npz                 the same as arrays embedding, id and captions (strings, no objects)
-FOLDER/means.safetensors                  for each modality the mean of its unit-norm training embeddings, (D,)
+FOLDER/means.safetensors                  for each modality the mean of its unit-norm training embeddings, (D,);
+                                          metadata: the model of each modality
+
+A folder holds the embeddings of one model; files that name another are refused. Files without a name are taken as they
+are: those of version 0.1, and your own.
 
 A modality is any word: image, text, audio, video. A text's id is that of the thing it describes; several rows may share
 it. Axis letters: N rows, D dimensions.
 """
 
+import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +26,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gapless.errors import ConfigError, DataError
+from gapless.run_folder import write_whole
 
 FORMAT = "gapless features 1"
 MEANS = "means.safetensors"
@@ -52,6 +60,7 @@ def save_features(
     ids: Sequence[str],
     embedding: Tensor,
     captions: Sequence[str] | None = None,
+    model: str = "",
 ) -> None:
     """Write one modality of one split, in files of at most 50,000 rows; replaces what was there.
 
@@ -62,28 +71,43 @@ def save_features(
         ids: N names.
         embedding: (N, D).
         captions: N texts, or None.
+        model: a hash of what embedded them; empty if it is not known.
 
     Raises:
         ConfigError: a modality or split of another form.
+        DataError: a file cannot be written.
     """
     if not NAME.fullmatch(f"{modality}_{split}.npz"):
         raise ConfigError(f"{modality}_{split}: a modality is a word of small letters, a split train, val or test")
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{modality}_{split}_*.safetensors"):
-        old.unlink()
+    rows = embedding.detach().cpu().contiguous()
+    part = hashlib.blake2b(json.dumps(list(ids)).encode(), digest_size=8)
+    part.update(rows.view(torch.uint8).numpy().tobytes() if rows.numel() else b"")
+    names = set()
     for number, start in enumerate(range(0, len(ids), ROWS_PER_FILE)):
-        rows = slice(start, start + ROWS_PER_FILE)
-        told = {"format": FORMAT, "modality": modality, "split": split, "ids": json.dumps(list(ids[rows]))}
+        chosen = slice(start, start + ROWS_PER_FILE)
+        told = {"format": FORMAT, "modality": modality, "split": split, "ids": json.dumps(list(ids[chosen]))}
+        told |= {"part": part.hexdigest(), "model": model}
         if captions is not None:
-            told["captions"] = json.dumps(list(captions[rows]))
-        path = folder / f"{modality}_{split}_{number:05d}.safetensors"
-        save_file({"embedding": embedding[rows].contiguous()}, path, told)
+            told["captions"] = json.dumps(list(captions[chosen]))
+        names.add(f"{modality}_{split}_{number:05d}.safetensors")
+        with write_whole(folder / f"{modality}_{split}_{number:05d}.safetensors") as temporary:
+            save_file({"embedding": rows[chosen].contiguous()}, temporary, told)
+    for old in folder.glob(f"{modality}_{split}_*.safetensors"):
+        if old.name not in names:
+            old.unlink()
 
 
-def save_means(folder: Path, means: Mapping[str, Tensor]) -> None:
-    """Write means of modalities, beside those that are there."""
+def save_means(folder: Path, means: Mapping[str, Tensor], model: str = "") -> None:
+    """Write means of modalities and the hash of their model, beside those that are there.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     path = folder / MEANS
-    save_file((load_file(path) if path.is_file() else {}) | {n: m.contiguous() for n, m in means.items()}, path)
+    known, models = _read_means(path) if path.is_file() else ({}, {})
+    models |= dict.fromkeys(means, model)
+    with write_whole(path) as temporary:
+        save_file(known | {name: mean.contiguous() for name, mean in means.items()}, temporary, models)
 
 
 class FeatureStore:
@@ -98,6 +122,9 @@ class FeatureStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.model = ""
+        """Hash of the model whose embeddings these are, as far as files that were opened name it."""
+        self.named_by = ""
         self.files: dict[tuple[str, str], list[Path]] = {}
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
             if match := NAME.fullmatch(path.name):
@@ -111,7 +138,9 @@ class FeatureStore:
         Raises:
             DataError: none there, or files that cannot be used.
         """
-        found = [_read(path, modality) for path in self._paths(modality, split)]
+        paths = self._paths(modality, split)
+        self._check_whole(paths)
+        found = [_read(path, modality) for path in paths]
         widths = {part.embedding.shape[1] for part in found}
         if len(widths) > 1:
             raise DataError(f"{self.folder}: files of {modality}_{split} have {sorted(widths)} dimensions")
@@ -125,8 +154,10 @@ class FeatureStore:
     def captions(self, split: str, modality: str = "text") -> dict[str, list[str]]:
         """The captions of each id, from the rows of a modality (texts)."""
         found: dict[str, list[str]] = {}
-        for path in self._paths(modality, split):
-            for name, caption in zip(*_labels(path), strict=True):
+        paths = self._paths(modality, split)
+        self._check_whole(paths)
+        for path in paths:
+            for name, caption in zip(*_describe(path)[:2], strict=True):
                 if caption.strip():
                     found.setdefault(name, []).append(caption)
         return found
@@ -134,7 +165,12 @@ class FeatureStore:
     def means(self) -> dict[str, Tensor]:
         """The means that were stored, (D,) by modality; no embedding is read."""
         path = self.folder / MEANS
-        return load_file(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        means, models = _read_means(path)
+        for model in models.values():
+            self._check_model(path, model)
+        return means
 
     def mean(self, modality: str) -> Tensor:
         """The stored mean of a modality, or that of its training rows.
@@ -151,6 +187,29 @@ class FeatureStore:
             )
         return self.load(modality, "train").embedding.mean(dim=0)
 
+    def check_space(self, space: str) -> None:
+        """Raise DataError if what was opened is of another model than a decoder learned from; hashes may be empty."""
+        if space and self.model and space != self.model:
+            raise DataError(f"{self.folder} holds embeddings of another model than the captioner learned from")
+
+    def _check_whole(self, paths: Sequence[Path]) -> None:
+        """Refuse files of another model, and files of one split that were not written together."""
+        parts = set()
+        for path in paths:
+            told = _describe(path)[2]
+            self._check_model(path, told.get("model", ""))
+            parts.add(told.get("part", ""))
+        if len(parts) > 1:
+            raise DataError(f"{', '.join(map(str, paths))} were not written together; embed again, or keep one of them")
+
+    def _check_model(self, path: Path, model: str) -> None:
+        if model and self.model and model != self.model:
+            raise DataError(
+                f"{path} is of another model than {self.named_by}: embeddings of two models are no space; embed again"
+            )
+        if model and not self.model:
+            self.model, self.named_by = model, path.name
+
     def _paths(self, modality: str, split: str) -> list[Path]:
         paths = self.files.get((modality, split))
         if paths is None:
@@ -159,34 +218,46 @@ class FeatureStore:
         return paths
 
 
-def _labels(path: Path) -> tuple[list[str], list[str]]:
-    """Ids and captions of a file, without its embeddings."""
+def _describe(path: Path) -> tuple[list[str], list[str], dict[str, str]]:
+    """Ids, captions, and what else a file says of itself, without its embeddings."""
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 ids = [str(each) for each in arrays["id"]]
                 captions = [str(each) for each in arrays["captions"]] if "captions" in arrays else []
+                told = {name: str(arrays[name]) for name in ("modality", "model") if name in arrays}
         else:
             with safe_open(path, "pt") as file:
                 told = file.metadata() or {}
             ids, captions = json.loads(told["ids"]), json.loads(told.get("captions", "[]"))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
-    return ids, captions or [""] * len(ids)
+    if path.suffix != ".npz" and told.get("format", FORMAT) != FORMAT:
+        raise DataError(f"{path} is of format {told['format']!r}, this gapless reads {FORMAT!r}: update gapless")
+    return ids, captions or [""] * len(ids), told
+
+
+def _read_means(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Means, and the models that they are of."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}); embed again") from None
 
 
 def _read(path: Path, modality: str) -> Features:
-    ids, captions = _labels(path)
+    ids, captions, told = _describe(path)
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 embedding = torch.from_numpy(arrays["embedding"]).float()
-                named = str(arrays["modality"]) if "modality" in arrays else modality
         else:
             with safe_open(path, "pt") as file:
-                embedding, named = file.get_tensor("embedding").float(), file.metadata().get("modality", modality)
+                embedding = file.get_tensor("embedding").float()
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
+    named = told.get("modality", modality)
     if named != modality:
         raise DataError(f"{path} says that it holds {named}, its name says {modality}")
     if embedding.ndim != 2 or not len(embedding) == len(ids) == len(captions):

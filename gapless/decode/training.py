@@ -147,6 +147,8 @@ def build_parts(
     torch.manual_seed(config.seed)
     with accelerator.main_process_first():  # one process downloads weights
         captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store.means(), train)
+    store.check_space(captioner.space)
+    captioner.space = store.model or captioner.space
     if train.embedding.shape[1] != captioner.embed_dim:
         raise DataError(
             f"{store.folder} has {train.embedding.shape[1]} dimensions, the captioner takes {captioner.embed_dim}"

@@ -156,9 +156,10 @@ def _scored(config: CaptionConfig, plan: CaptionPlan, stem: str = "") -> dict[st
     path = run / f"scores{stem}.json"
     if PartialState().is_main_process and not path.is_file():
         # The paper stops early: the checkpoint with the lowest loss on the val split of what was learned from.
-        captions = write_captions(load_captioner(run / "checkpoints" / "best"), plan)
+        best = run / "checkpoints" / "best"
+        captions = write_captions(load_captioner(best), plan)
         scores, tokens = score_captions(captions, plan)
-        save_captions(captions, scores, plan, f"{run.name}{stem}", run / "results")
+        save_captions(captions, scores, plan, best, run / "results", tokens)
         write_text(path, json.dumps({"tokens": tokens, "scores": scores, "captions": captions}, indent=1) + "\n")
         shown = ", ".join(f"{told} {100 * scores[m]:.1f}" for m, told in METRICS.items() if m in scores)
         logger.info("%s%s: %s", run.name, stem, shown)
