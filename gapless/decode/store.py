@@ -225,7 +225,7 @@ def _describe(path: Path) -> tuple[list[str], list[str], dict[str, str]]:
             with np.load(path, allow_pickle=False) as arrays:
                 ids = [str(each) for each in arrays["id"]]
                 captions = [str(each) for each in arrays["captions"]] if "captions" in arrays else []
-                told = {name: str(arrays[name]) for name in ("modality", "model") if name in arrays}
+                told = {"modality": str(arrays["modality"])} if "modality" in arrays else {}
         else:
             with safe_open(path, "pt") as file:
                 told = file.metadata() or {}
