@@ -19,7 +19,7 @@ from gapless.decode.store import FeatureStore, chosen_rows
 from gapless.decode.transforms import orthogonal_shift
 from gapless.errors import ConfigError, DataError
 from gapless.eval.cache import weights_digest
-from gapless.eval.captioning import TokenizerName, caption_scores, clip_score
+from gapless.eval.captioning import TokenizerName, automatic_tokenizer, caption_scores, clip_score
 from gapless.eval.results import Result, digest_of, results_folder, save_result
 from gapless.eval.suite import Suite
 from gapless.models import load_model
@@ -186,7 +186,7 @@ def _settings(plan: CaptionPlan) -> dict[str, Any]:
         told["seed"] = plan.seed
     if plan.ids is not None:
         told["ids"] = f"{len(plan.ids)} {digest_of(sorted(map(str, plan.ids)))[:8]}"
-    if plan.tokenizer != "auto":
+    if plan.tokenizer not in ("auto", automatic_tokenizer()):
         told["tokenizer"] = plan.tokenizer
     if plan.clip:
         is_folder = Path(plan.clip).is_dir()

@@ -32,6 +32,11 @@ def simple_tokens(text: str) -> str:
     return " ".join(re.findall(r"\w+(?:[-'.]\w+)*", text.lower()))
 
 
+def automatic_tokenizer() -> TokenizerName:
+    """What auto stands for on this machine."""
+    return "ptb" if shutil.which("java") is not None else "simple"
+
+
 def caption_scores(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]], tokenizer: TokenizerName = "auto"
 ) -> tuple[dict[str, float], str]:
@@ -54,10 +59,9 @@ def caption_scores(
     if missing or not captions:
         named = f"id {missing[0]!r} has no reference ({len(missing)} have none)" if missing else "there are no captions"
         raise DataError(named)
-    java = shutil.which("java") is not None
-    if tokenizer == "ptb" and not java:
-        raise ConfigError("--tokenizer: ptb needs Java, simple does not")
-    ptb = tokenizer == "ptb" or (tokenizer == "auto" and java)
+    if tokenizer == "ptb" and automatic_tokenizer() != "ptb":
+        raise ConfigError("tokenizer: ptb needs Java, simple does not")
+    ptb = (automatic_tokenizer() if tokenizer == "auto" else tokenizer) == "ptb"
     given = {name: [text] for name, text in captions.items()}
     wanted = {name: list(references[name]) for name in captions}
     if ptb:
