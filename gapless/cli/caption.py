@@ -47,13 +47,8 @@ def add_embed(parser: ArgumentParser) -> None:
 
 def run_embed(arguments: Any) -> None:
     """Embed, and print what was written."""
-    from gapless.config import Config
     from gapless.decode.embed import embed_store
-    from gapless.rules import check_config
 
-    check_config(Config(data=arguments.data))
-    if not arguments.splits:
-        raise ConfigError("splits: name at least one of train, val, test")
     written = embed_store(
         arguments.model,
         arguments.pretrained,

@@ -85,6 +85,8 @@ def _open(data: DataConfig, splits: Sequence[str] | None) -> dict[str, PairSourc
     for split in splits or ():
         if split not in SPLITS:
             raise ConfigError(f"splits: {split!r} is not one of {', '.join(SPLITS)}")
+    if splits is not None and not splits:
+        raise ConfigError("splits: name at least one of train, val, test")
     if splits is not None and "train" not in splits:
         raise ConfigError("splits: train is needed, its means are what collapse subtracts")
     if splits is not None:
