@@ -91,7 +91,7 @@ def _from_architecture(
     weights = read_weights(Path(named), big_vision=True) if named else None  # before anything is built
     tokenizer = build_tokenizer(architecture, "the architecture")
     with _one_line(KEY, ConfigError, "open_clip cannot build it"):
-        clip = create_clip(architecture, None, config.is_twin, weights is None, **overrides)
+        clip = create_clip(architecture, None, config.is_twin, _begins_with_towers(config), **overrides)
         model = ClipModel(clip, {**architecture, **overrides}, open_clip.get_model_preprocess_cfg(clip))
         _try_out(model, tokenizer)
     if weights is not None:
@@ -108,12 +108,16 @@ def _from_name(name: str, config: ModelConfig, overrides: Mapping[str, Any]) -> 
     if named and weights is None:
         return _from_open_clip(name, named, config, overrides, tokenizer)
     with _one_line("model.name", DataError, f"{name} cannot be built"):
-        base_weights = weights is None and config.pretrained != NO_WEIGHTS
-        clip = create_clip(architecture, None, config.is_twin, base_weights, **overrides)
+        clip = create_clip(architecture, None, config.is_twin, _begins_with_towers(config), **overrides)
     model = ClipModel(clip, {**architecture, **overrides}, open_clip.get_model_preprocess_cfg(clip))
     if weights is not None:
         _load(model, weights, name)
     return model, tokenizer
+
+
+def _begins_with_towers(config: ModelConfig) -> bool:
+    """Whether towers of transformers and timm may bring their own weights: nothing is said of any."""
+    return config.pretrained in (None, "")
 
 
 def named_weights(config: ModelConfig) -> str | None:

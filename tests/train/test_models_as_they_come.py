@@ -141,19 +141,26 @@ def tower(tmp_path):
     return tmp_path / "tower"
 
 
-@pytest.mark.parametrize("begins", [True, False])
-def test_a_text_tower_and_tokenizer_of_ones_own(tmp_path, tower, monkeypatch, begins):
+@pytest.mark.parametrize(
+    ("own", "pretrained", "begins"), [(True, None, True), (False, None, False), (True, "none", False)]
+)
+def test_a_text_tower_begins_with_its_weights_unless_told_otherwise(tmp_path, tower, own, pretrained, begins):
+    text = {"hf_model_name": str(tower), "hf_tokenizer_name": str(tower), "hf_pooler_type": "mean_pooler"}
+    architecture = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": text | {"hf_model_pretrained": own}}
+    clip = build_model(ModelConfig(name="custom", architecture=architecture, pretrained=pretrained), seed=3)[0].clip
+    name = "encoder.layer.0.attention.self.query.weight"
+    stored = load_file(tower / "model.safetensors")[name]
+    assert torch.equal(clip.state_dict()[f"text.transformer.{name}"], stored) is begins
+
+
+def test_a_text_tower_and_tokenizer_of_ones_own(tmp_path, tower, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     text = {"hf_model_name": "tower", "hf_tokenizer_name": "tower", "hf_pooler_type": "mean_pooler"}
-    architecture = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": text | {"hf_model_pretrained": begins}}
+    architecture = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": text}
     path, folder = config(tmp_path, model__architecture=architecture)
     assert "16 captions of up to 24 tokens" in run("doctor", "--config", str(path))  # 26 positions less two of RoBERTa
     run("train", "--config", str(path))
-    name = "encoder.layer.0.attention.self.query.weight"
-    start = build_model(ModelConfig(name="custom", architecture=architecture), seed=3)[0].clip
-    own = load_file(tower / "model.safetensors")
-    assert torch.equal(start.state_dict()[f"text.transformer.{name}"], own[name]) is begins
     # The export is whole without the tower's folder, and found from anywhere.
     shutil.move(tower, tmp_path / "elsewhere")
     (tmp_path / "other").mkdir()
