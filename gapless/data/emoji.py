@@ -141,6 +141,7 @@ def openmoji_drawings(size: int = 72) -> dict[str, Callable[[], bytes]]:
     }
 
 
+@cache
 def emoji_classes() -> dict[str, ClassSet]:
     """Zero-shot tasks: the nine groups, and the five skin tones."""
     groups = sorted({e.group for e in all_emoji() if e.group})

@@ -61,7 +61,8 @@ def _unit_rows(path: Path, stored: StoredArray, chosen: Any) -> tuple[Tensor, bo
     zero: list[int] = []
     step = max(1, CHUNK // array.shape[1])
     for start in range(0, len(array), step):
-        part = torch.from_numpy(np.array(array[start : start + step], dtype=np.float64))
+        with np.errstate(all="ignore"):  # a NaN is named below
+            part = torch.from_numpy(np.array(array[start : start + step], dtype=np.float64))
         broken += [start + i for i in (~part.isfinite().all(dim=1)).nonzero().flatten().tolist()]
         # By its largest number first: squares of numbers beyond 1e154 or below 1e-162 are infinite or zero.
         largest = part.abs().amax(dim=1, keepdim=True)

@@ -43,6 +43,13 @@ def test_bad_files_are_one_clear_line(tmp_path, array, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_signalling_nan_is_named_as_any_other(tmp_path):
+    rows = np.ones((6, 3), np.float32)
+    rows.view(np.uint32)[2, 1] = 0x7FA00000
+    with pytest.raises(DataError, match="infinity in 1 rows, the first is row 2"):
+        load_embeddings(saved(tmp_path, rows))
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(DataError, match="is not there"):
         load_embeddings(tmp_path / "none.npy")
