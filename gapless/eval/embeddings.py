@@ -9,17 +9,16 @@ from safetensors.torch import save_file
 from gapless.data.loader import EvalData
 from gapless.errors import DataError
 from gapless.eval.features import PairFeatures
+from gapless.run_folder import write_whole
 
 
 def save_pairs(features: PairFeatures, data: EvalData, path: Path) -> None:
     """Write features whole: tensors image, text and indices, and the pairs' keys where they have positions."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     positions = features.indices.tolist()
     keys = [data.key(i) for i in positions] if min(positions) >= 0 else []
-    temporary = path.with_name(f".tmp_{path.name}")
     tensors = {"image": features.image, "text": features.text, "indices": features.indices}
-    save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"keys": json.dumps(keys)})
-    temporary.replace(path)
+    with write_whole(path) as temporary:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"keys": json.dumps(keys)})
 
 
 def load_pairs(path: Path) -> tuple[PairFeatures, list[str]]:

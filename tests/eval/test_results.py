@@ -16,6 +16,8 @@ from gapless.errors import DataError
 from gapless.eval.compare import columns, evaluations, named
 from gapless.eval.results import Result, load_results, save_result
 from gapless.models import build_model, save_export
+from gapless.report.page import _result_tables
+from gapless.report.runs import RunRecord
 from tests.data.pictures import picture
 from tests.runs import TINY, run
 
@@ -253,3 +255,17 @@ def test_models_of_one_name_stay_two_and_checkpoints_are_apart(tmp_path):
     (evaluation,) = evaluations(found)
     assert evaluation.metrics()["acc1"] == pytest.approx({str(a): 2 / 3, f"{a}@step_00000004": 1.0, str(b): 0.0})
     assert "a folder is named twice" in run("eval", "--compare", str(a), str(a), code=2)
+
+
+def test_reports_have_a_table_for_each_setting_and_mark_nothing_over_other_samples(tmp_path):
+    val = {"settings": {"split": "val"}, "split": "val"}
+    for name, hits in (("a", [1, 0, 1]), ("b", [0, 0, 1])):
+        scored(tmp_path / name / "results", hits, sample_set="x")
+        scored(tmp_path / name / "results", [*hits, 1], sample_set=name, **val)
+    runs = [RunRecord(name, tmp_path / name, {}, []) for name in ("a", "b")]
+    test, other = sorted(_result_tables(runs), key=lambda table: len(table.title))
+    assert test.title == "six: zeroshot classification"
+    assert [(cell.text, cell.best) for cell in test.rows[0][1:]] == [("0.6667", True), ("0.3333", False)]
+    assert other.title == "six: zeroshot classification (split val)"
+    assert not any(cell.best for row in other.rows for cell in row)
+    assert "cannot be compared" in other.note
