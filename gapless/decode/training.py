@@ -19,11 +19,10 @@ from gapless.decode.captioner import (
     IGNORED,
     Captioner,
     load_captioner,
-    new_decoder,
-    pretrained_decoder,
     save_captioner,
 )
 from gapless.decode.config import CaptionConfig, check_caption_config
+from gapless.decode.gpt2 import new_decoder, pretrained_decoder
 from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError

@@ -1,11 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
 
 from gapless.decode import Captioner, Decoding, Preparation, load_captioner, save_captioner
 from gapless.decode.batches import padded
-from gapless.decode.captioner import END, IGNORED, new_decoder, pretrained_decoder
+from gapless.decode.captioner import IGNORED
+from gapless.decode.gpt2 import END, new_decoder, pretrained_decoder
 from gapless.errors import ConfigError, DataError
 from tests.decode.stores import D, captions
 
@@ -120,3 +121,12 @@ def test_a_gpt2_folder_of_hugging_face_is_taken(tmp_path):
         new_decoder(captions(), {"n_head": 3, "n_embd": 32}, 300, 24)
     with pytest.raises(ConfigError, match=r"decoder\.architecture"):
         new_decoder(captions(), {"n_head": 0}, 300, 24)
+
+
+def test_weights_of_another_model_are_not_drawn_at_random(tmp_path):
+    _, tokenizer = new_decoder(captions(), SMALL, 300, 24)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    RobertaModel(RobertaConfig(vocab_size=300, **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"decoder\.name: "):
+        pretrained_decoder(str(tmp_path))

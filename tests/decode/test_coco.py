@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gapless.config import ModelConfig
 from gapless.decode import FeatureStore, load_captioner
-from gapless.decode.captioner import new_decoder
+from gapless.decode.gpt2 import new_decoder
 from gapless.models import build_model, save_export
 from tests.data.pictures import picture
 from tests.runs import TINY, metrics, run
