@@ -17,12 +17,10 @@ it. Axis letters: N rows, D dimensions.
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -30,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gapless.errors import ConfigError, DataError
+from gapless.geometry.arrays import find_arrays
 from gapless.run_folder import write_whole
 
 FORMAT = "gapless features 1"
@@ -222,15 +221,17 @@ def _describe(path: Path) -> tuple[list[str], list[str], dict[str, str]]:
     """Ids, captions, and what else a file says of itself, without its embeddings."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                ids = [str(each) for each in arrays["id"]]
-                captions = [str(each) for each in arrays["captions"]] if "captions" in arrays else []
-                told = {"modality": str(arrays["modality"])} if "modality" in arrays else {}
+            arrays = find_arrays(path)
+            ids = [str(each) for each in arrays["id"].read()]
+            captions = [str(each) for each in arrays["captions"].read()] if "captions" in arrays else []
+            told = {"modality": str(arrays["modality"].read())} if "modality" in arrays else {}
         else:
             with safe_open(path, "pt") as file:
                 told = file.metadata() or {}
             ids, captions = json.loads(told["ids"]), json.loads(told.get("captions", "[]"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
     if path.suffix != ".npz" and told.get("format", FORMAT) != FORMAT:
         raise DataError(f"{path} is of format {told['format']!r}, this gapless reads {FORMAT!r}: update gapless")
@@ -249,13 +250,10 @@ def _read_means(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read(path: Path, modality: str) -> Features:
     ids, captions, told = _describe(path)
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                embedding = torch.from_numpy(arrays["embedding"]).float()
-        else:
-            with safe_open(path, "pt") as file:
-                embedding = file.get_tensor("embedding").float()
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        embedding = torch.from_numpy(find_arrays(path)["embedding"].read()).float()
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
     named = told.get("modality", modality)
     if named != modality:

@@ -3,6 +3,7 @@ import os
 import pickle
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,19 @@ def test_ones_own_npz_does_as_well(tmp_path):
     with pytest.raises(DataError, match="says that it holds video"):
         FeatureStore(tmp_path).load("audio", "test")
     np.savez(tmp_path / "audio_test.npz", embedding=rows, id=np.array(["v"] * 6, dtype=object))
-    with pytest.raises(DataError, match="not in the format of embeddings"):
+    with pytest.raises(DataError, match="audio_test.npz .*Python objects, which are never loaded"):
+        FeatureStore(tmp_path).load("audio", "test")
+
+
+def test_sizes_are_known_before_embeddings_are_read(tmp_path, monkeypatch):
+    rows, ids = np.zeros((5000, 64), np.float32), np.array(["v"] * 5000)
+    np.savez_compressed(tmp_path / "audio_test.npz", embedding=rows, id=ids)
+    free = psutil.virtual_memory()._replace(available=2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(DataError, match="audio_test.npz needs .* GiB of memory"):
+        FeatureStore(tmp_path).load("audio", "test")
+    (tmp_path / "audio_test.npz").write_bytes((tmp_path / "audio_test.npz").read_bytes()[:-30])
+    with pytest.raises(DataError, match="audio_test.npz is not a .npz file"):
         FeatureStore(tmp_path).load("audio", "test")
 
 
