@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from gapless.errors import DataError
-from gapless.run_folder import write_text, write_whole
+from gapless.run_folder import rewritten, write_text, write_whole
 
 
 def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -75,3 +76,28 @@ def test_what_a_name_points_to_is_on_the_disk_before_the_name(tmp_path: Path) ->
         temporary.mkdir()
         (temporary / "a").write_text("a")
     assert events == ["a", ".tmp_folder", ".tmp_folder > folder", tmp_path.name]
+
+
+def test_a_folder_that_was_between_its_two_renames_is_back(tmp_path: Path) -> None:
+    (tmp_path / ".old_folder").mkdir()
+    (tmp_path / ".old_folder" / "mine").write_text("mine")
+    with pytest.raises(KeyError), write_whole(tmp_path / "folder"):
+        raise KeyError
+    assert (tmp_path / "folder" / "mine").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_is_not_replaced_stays_in_a_rewritten_folder_and_is_never_written_through(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.ours", "deep/a.ours", "b.mine"):
+        (folder / name).write_text(name)
+    (folder / "nowhere").symlink_to("not-there")
+    with contextlib.suppress(KeyError), rewritten(folder, lambda path: path.suffix == ".ours") as place:
+        write_text(place / "b.mine", "other")
+        raise KeyError
+    assert (folder / "b.mine").read_text() == "b.mine"
+    with rewritten(folder, lambda path: path.suffix == ".ours") as place:
+        write_text(place / "c.ours", "new")
+    assert sorted(os.listdir(folder)) == ["b.mine", "c.ours", "deep", "nowhere"]
+    assert (folder / "deep" / "a.ours").read_text() == "deep/a.ours"

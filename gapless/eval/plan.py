@@ -38,6 +38,8 @@ def check_plan(plan: EvalPlan) -> None:
             raise ConfigError(f"split: {name} has one split only, not {plan.split!r}")
         if name == "simat" and plan.split not in (None, "dev", "test"):
             raise ConfigError(f"split: simat has the splits dev and test, not {plan.split!r}")
+    if plan.heads is not None and "simat" not in plan.datasets:
+        raise ConfigError(f"heads: {plan.heads} is for simat only, which is not among the datasets")
     if "pairs" in plan.datasets:
         check_config(Config(data=plan.data))
 

@@ -196,7 +196,9 @@ def test_a_model_that_is_not_finite_ends_with_4_and_writes_nothing(model, tmp_pa
         assert not (broken / "results").exists()
 
 
-@pytest.mark.parametrize("argument", ["--lambdas=[]", "--noise=-1", "--workers=-1", "--datasets=[]", "--draws=0"])
+@pytest.mark.parametrize(
+    "argument", ["--lambdas=[]", "--noise=-1", "--workers=-1", "--datasets=[]", "--draws=0", "--heads=h"]
+)
 def test_wrong_settings_are_one_line_before_the_model_is_loaded(argument):
     last = run("eval", "ViT-no-such-model", argument, code=2).splitlines()[-1]
     assert last.startswith(f"gapless: error: {argument[2:].partition('=')[0]}: ")
