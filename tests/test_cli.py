@@ -108,7 +108,7 @@ def test_doctor(tmp_path):
         assert words in " ".join(told.split())
     assert not (tmp_path / "tiny").exists()
     told = run("doctor", "--config", path, "--data.source=coco", "--data.path=/nowhere", code=3)
-    assert "captions_train2017.json" in "".join(told.split())
+    assert "looked for the folder /nowhere with the images" in " ".join(told.split())
     assert "fails" in told
     run("doctor", "--config", path, "--optim.lr=-1", code=2)
     told = run("doctor", "--config", path, "--model.name=local-dir:/nowhere", "--model.architecture=null", code=3)
