@@ -130,7 +130,7 @@ def test_prepare_says_what_is_wrong(tmp_path):
     [
         (MemoryError("Unable to allocate 30 TiB"), "there is not enough memory (Unable to allocate 30 TiB)"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "there is not enough memory (CUDA out of memory"),
-        (SafetensorError("header too large"), "a .safetensors file cannot be read (header too large)"),
+        (SafetensorError("header too large"), "a .safetensors file: header too large"),
         (OSError(28, "No space left on device", "x"), "x: No space left on device"),
         (DataError("a\nb is damaged"), "a b is damaged"),
     ],

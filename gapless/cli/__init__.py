@@ -25,6 +25,9 @@ from gapless.signals import Ended, FirstSignal, ended_by_signals, let_in
 
 logger = logging.getLogger(__name__)
 
+NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
+"""What torch says of it, in errors of no type of their own."""
+
 
 class Verb(NamedTuple):
     """What a verb is for, its arguments, and what it does. Heavy imports wait until it runs."""
@@ -235,9 +238,9 @@ def _failure(error: BaseException, arguments: Sequence[str], received: int | Non
         return StoppedError("stopped by a signal before the first step; the same command begins again")
     if isinstance(error, OSError):  # no permission, disk full ...
         return DataError(f"{error.filename or 'file'}: {error.strerror or error}")
-    if isinstance(error, SafetensorError):  # a damaged file whose reader did not name it
-        return DataError(f"a .safetensors file cannot be read ({error})")
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+    if isinstance(error, SafetensorError):  # a damaged file, or a full disk, that was not named
+        return DataError(f"a .safetensors file: {error}")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return DataError(f"there is not enough memory ({str(error)[:200]}); smaller batches need less")
     return lost_process(error) if isinstance(error, RuntimeError) else None
 

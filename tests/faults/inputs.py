@@ -1,6 +1,7 @@
 """The small inputs of bad_input.txt, drawn once: good pictures and embeddings, and files that are no such thing."""
 
 import csv
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,23 @@ YAML = {
     "dotted": b"model.architecture.embed_dim: 3\n",
     "variable": b"output: ${NOT_SET_ANYWHERE}/runs\n",
 }
+METRICS = {
+    "text": b'{"step": 1, "epoch": 1, "val/loss": "low"}\n',
+    "list": b"[1, 2]\n",
+    "words": b"step 1\n",
+    "epoch": b'{"step": 1, "epoch": "first", "val/loss": 1.0}\n',
+    "null": b'{"step": 1, "epoch": null, "val/loss": 1.0}\n',
+    "latin": '{"step": 1, "epoch": 1, "été": 1.0}\n'.encode("latin-1"),
+    "digits": b'{"step": 1, "epoch": 1, "val/loss": ' + b"9" * 5000 + b"}\n",
+    "deep": b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}\n",
+}
+"""The second line of metrics.jsonl of runs."""
+PICKLES = {
+    "nothing": [],
+    "words": {"clip_embedding": ["a"], "captions": [{"caption": "a"}]},
+    "number": 3,
+    "missing": {"captions": [{"caption": "a"}]},
+}
 
 
 def draw_inputs(folder: Path) -> None:
@@ -69,6 +87,13 @@ def draw_inputs(folder: Path) -> None:
     (folder / "noise.pt").write_bytes(b"\x80\x02" + bytes(range(200)))
     _draw_embeddings(folder)
     write_store(folder / "store")
+    (folder / "folder.safetensors").mkdir()
+    for name, line in METRICS.items():
+        (folder / f"run_{name}").mkdir()
+        (folder / f"run_{name}" / "config.yaml").write_text(yaml.safe_dump(tiny))
+        (folder / f"run_{name}" / "metrics.jsonl").write_bytes(b'{"step": 0, "epoch": 0, "val/loss": 1.0}\n' + line)
+    for name, tree in PICKLES.items():
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(tree))
 
 
 def _draw_embeddings(folder: Path) -> None:

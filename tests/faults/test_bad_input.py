@@ -83,7 +83,7 @@ def test_bad_input(folder, code, words, command):
     assert words in lines[0]
     assert "Traceback" not in out + err
     assert err.endswith(f"{lines[0]}\n")
-    assert len(lines[0]) < 500
+    assert len(lines[0]) < 700
     assert state_of(folder) == before
 
 
