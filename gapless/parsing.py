@@ -106,14 +106,14 @@ def _one_line(message: str, keys: list[str]) -> str:
 
 def _reason(message: str) -> str:
     """What is wrong with a value, and what it must be."""
-    given = re.search(r"(?:Given value|Got value): (.*)", message, re.DOTALL)
+    given = re.search(r"Given value: (.*)", message, re.DOTALL) or re.search(r"Got value: (.*)", message, re.DOTALL)
     value = _short(given[1]) if given else "the value"
     is_mapping = "Given value type: <class 'dict'>" in message
     null = ", or null" if re.search(r"Subtypes: .*NoneType", message) else ""
     if found := re.search(r"(Missing required|Unexpected) keys: {(.*?)}", message):
         return f"{value} {'has no key' if found[1][0] == 'M' else 'has the unknown key'} {_unquoted(found[2])}"
     own = re.search(r"Not of type \w+: (.*)", message)
-    words = re.search(r"Literal\[(.*?)\](?:\. Got value: (.*))?", message)
+    words = re.search(r"Expected a typing\.Literal\[(.*?)\](?:\. Got value: (.*))?", message)
     if words and (is_mapping or not own):
         return f"{_short(words[2]) if words[2] else value} is not one of {_unquoted(words[1])}{null}"
     if own:
