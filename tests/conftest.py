@@ -1,17 +1,32 @@
+import logging
 import os
+import random
+from collections.abc import Iterator
 
 # Before torch starts its threads: small tensors on few cores are slower with many threads than with one.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _nothing_of_other_tests() -> Iterator[None]:
+    """Seeds, the environment, levels of logging and accelerate's states are those of a fresh process."""
+    before = dict(os.environ)
+    logging.getLogger("gapless").setLevel(logging.INFO)
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The COCO recipe from end to end, on a few pictures in the real layouts: Karpathy's split, GPT-2 as a local folder."""
 
 import json
+from pathlib import Path
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -12,6 +13,7 @@ from gapless.models import build_model, save_export
 from tests.data.pictures import picture
 from tests.runs import TINY, metrics, run
 
+RECIPE = Path(__file__).parents[2] / "configs" / "caption" / "coco.yaml"
 SPLITS = ("train", "train", "restval", "train", "val", "val", "test", "test")
 
 
@@ -36,7 +38,7 @@ def test_from_pictures_to_scores(tmp_path):
     tokenizer.save_pretrained(tmp_path / "gpt2")
     told = (f"--features.path={tmp_path / 'f'}", f"--decoder.name={tmp_path / 'gpt2'}", f"--output={tmp_path}")
     changes = ("--train.epochs=2", "--optim.lr=1e-3", "--optim.warmup_steps=1", "--decoder.mapper=transformer")
-    run("caption", "train", "--config", "configs/caption/coco.yaml", *told, *changes, "--decoder.frozen=true")
+    run("caption", "train", "--config", str(RECIPE), *told, *changes, "--decoder.frozen=true")
     lines = metrics(tmp_path / "caption-coco")
     assert lines[-1]["val/num_captions"] == 4
     captioner = load_captioner(tmp_path / "caption-coco")

@@ -200,6 +200,7 @@ def test_a_run_that_never_began_leaves_nothing_in_the_way(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
+    calls[0] = 0
     path, folder = config(tmp_path, loss__terms={"tests.train.test_run:broken": 1.0}, checkpoint__every_steps=1)
     told = run("train", "--config", str(path), code=4)
     assert "step 5: tests.train.test_run:broken, loss is not finite" in told

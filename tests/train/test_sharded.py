@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate import Accelerator, PartialState
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -124,8 +123,6 @@ class Summed(nn.Module):
 def test_sharded_numbers_are_those_of_one_process(numbers):
     together = run_processes(2, numbers)
     alone = numbers()
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
     for found in together:
         assert found == pytest.approx(alone, abs=1e-5, rel=1e-5)
 
