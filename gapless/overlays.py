@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader
 
 from gapless.arguments import expand
 from gapless.errors import ConfigError
+from gapless.run_folder import CHECKPOINTS, CONFIG_FILE
 
 Mapping = dict[str, Any]
 
@@ -39,7 +40,7 @@ def lay_over(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
             text = waiting.pop(0)
             words.append(text)
         if key == "config" and (equals or text):
-            words = [f"--config={json.dumps(layers.lay(read_file(text)), default=str)}"]
+            words = [f"--config={json.dumps(layers.lay(of_its_run(read_file(text), Path(text))), default=str)}"]
         elif parent := layers.parent_of(key):
             layers.change(parent, key[len(parent) + 1 :].split("."), _value(text, key))
             words = []
@@ -50,6 +51,18 @@ def lay_over(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
             words = [f"--{key}={json.dumps(layers.lay(read_file(text) if file else _value(text), f'{key}.'))}"]
         kept += words
     return [*kept, *layers.as_arguments()]
+
+
+def of_its_run(tree: Any, path: Path) -> Any:
+    """The tree of a file; one that lies in a run's folder is of that run, whatever the working directory is."""
+    if (
+        isinstance(tree, dict)
+        and "output" in tree
+        and path.name == CONFIG_FILE
+        and (path.parent / CHECKPOINTS).is_dir()
+    ):
+        return tree | {"output": str(path.parent.absolute().parent)}
+    return tree
 
 
 class _Layers:

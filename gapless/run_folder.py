@@ -1,6 +1,7 @@
 """How files come to be: written beside their place, flushed to disk, then renamed, so that nobody reads half of one."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +12,10 @@ from safetensors import SafetensorError
 
 from gapless.errors import DataError
 
+CONFIG_FILE, CHECKPOINTS, EXPORT = "config.yaml", "checkpoints", "export"
+"""In a run's folder: its configuration, its checkpoints, and its model."""
+LOCK = "lock"
+"""File that the process which trains in a run's folder holds a lock on."""
 TEMPORARY = ".tmp_"
 """Beginning of the names of what is not whole yet; a killed process leaves it, and the next one replaces it."""
 REPLACED = ".old_"
@@ -32,27 +37,38 @@ def write_whole(path: Path) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(path))
     temporary, replaced = (place.with_name(beginning + place.name) for beginning in (TEMPORARY, REPLACED))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if replaced.is_dir() and not place.exists():  # another was killed between its two renames
-            replaced.rename(place)
-        remove(temporary)
-        yield temporary
-        flush(temporary)
-        if place.is_dir() and not temporary.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if place.is_dir():
+    with writing(path):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if replaced.is_dir() and not place.exists():  # another was killed between its two renames
+                replaced.rename(place)
+            remove(temporary)
+            yield temporary
+            flush(temporary)
+            if place.is_dir() and not temporary.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if place.is_dir():
+                remove(replaced)
+                place.rename(replaced)
+            temporary.replace(place)
+            flush_folder(place.parent)
             remove(replaced)
-            place.rename(replaced)
-        temporary.replace(place)
-        flush_folder(place.parent)
-        remove(replaced)
+        finally:
+            remove(temporary)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file or folder that the block writes where that fails: neither libraries nor the system do.
+
+    Raises:
+        DataError: the disk is full, a folder is read-only or not there ...
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
-        # safetensors tells of a full disk by an error of its own, and neither names the file.
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"{path} cannot be written ({reason})") from error
-    finally:
-        remove(temporary)
 
 
 def check_file(path: Path) -> None:
@@ -143,3 +159,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -13,7 +13,7 @@ from tests.runs import run, tiny_config, write_config
 
 def config_of(*arguments):
     parsed = vars(parse("train", arguments))
-    return Config(**{k: v for k, v in parsed.items() if k not in ("config", "fresh")})
+    return Config(**{k: v for k, v in parsed.items() if k not in ("config", "fresh", "resume")})
 
 
 def test_what_wandb_sweeps_pass():

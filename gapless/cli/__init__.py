@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from gapless import __version__
 from gapless.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
 from gapless.cli import caption, evaluate, geometry, launch, reports, robustness
+from gapless.cli.runs import add_config_arguments, add_run_arguments, config_of
 from gapless.config import Config
 from gapless.environment import read_processes
 from gapless.errors import ConfigError, DataError, GaplessError, LostProcessError, StoppedError, lost_process
@@ -42,25 +43,14 @@ class Verb(NamedTuple):
 # --- train, doctor -----------------------------------------------------------------------------------------------
 
 
-def _config_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--config", action="config", help="YAML file; several are laid over each other in order.")
-    parser.add_class_arguments(Config, None)
-
-
-def _train_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--fresh", action="store_true", help="Start anew beside an existing run of that name.")
-    _config_arguments(parser)
-
-
-def _config_of(parser_result: Any) -> Config:
-    values = {k: v for k, v in vars(parser_result).items() if k not in ("config", "fresh")}
-    return Config(**values)
+_run_arguments = partial(add_run_arguments, kind=Config)
+_config_arguments = partial(add_config_arguments, kind=Config)
 
 
 def _train(arguments: Any) -> None:
     from gapless.train import run_training
 
-    folder = run_training(_config_of(arguments), arguments.fresh)
+    folder = run_training(config_of(arguments, Config), arguments.fresh, arguments.resume)
     logger.info("done: %s (metrics.jsonl, checkpoints, export)", folder)
 
 
@@ -72,7 +62,7 @@ def _doctor(arguments: Any) -> None:
     from gapless.train.doctor import examine
 
     table = Table("check", "", "result", box=None)
-    checks = examine(_config_of(arguments))
+    checks = examine(config_of(arguments, Config))
     for check in checks:
         outcome = "[red]fails[/]" if check.error else "[green]ok[/]"
         table.add_row(terminal(check.name), outcome, terminal(check.told))
@@ -173,7 +163,7 @@ def _export_folder(folder: Path, checkpoint: str, output: Path) -> None:
 
 
 VERBS = {
-    "train": Verb("train or fine-tune, or continue an interrupted run", _train_arguments, _train, True),
+    "train": Verb("train or fine-tune, or continue an interrupted run", _run_arguments, _train, True),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", _config_arguments, _doctor),
     "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", evaluate.add_arguments, evaluate.run),
     "gap": Verb("every measure of the gap between two sets of embeddings", geometry.add_gap, geometry.run_gap),

@@ -10,6 +10,7 @@ from rich.console import Console
 from gapless.arguments import Location, NonNegativeInteger, PositiveInteger
 from gapless.cli.checkpoints import named_checkpoint
 from gapless.cli.evaluate import PRETRAINED
+from gapless.cli.runs import add_run_arguments, config_of
 from gapless.config import DataConfig
 from gapless.errors import ConfigError
 
@@ -89,9 +90,7 @@ def add_train(parser: ArgumentParser) -> None:
     needs_extra()
     from gapless.decode.config import CaptionConfig
 
-    parser.add_argument("--fresh", action="store_true", help="Start anew beside an existing run of that name.")
-    parser.add_argument("--config", action="config", help="YAML file; several are laid over each other in order.")
-    parser.add_class_arguments(CaptionConfig, None)
+    add_run_arguments(parser, CaptionConfig)
 
 
 def run_train(arguments: Any) -> None:
@@ -99,8 +98,7 @@ def run_train(arguments: Any) -> None:
     from gapless.decode.config import CaptionConfig
     from gapless.decode.training import train_captioner
 
-    values = {k: v for k, v in vars(arguments).items() if k not in ("config", "fresh")}
-    folder = train_captioner(CaptionConfig(**values), arguments.fresh)
+    folder = train_captioner(config_of(arguments, CaptionConfig), arguments.fresh, arguments.resume)
     logger.info("done: %s (metrics.jsonl, checkpoints, export)", folder)
 
 

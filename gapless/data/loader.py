@@ -33,6 +33,9 @@ class TrainData(Protocol):
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         """This process's part of global batches start to stop - 1."""
 
+    def fingerprint(self) -> str:
+        """By what the pairs are known wherever they lie; of remote shards where they lie."""
+
 
 class EvalData(Protocol):
     """Every pair once, over all processes."""
@@ -44,6 +47,9 @@ class EvalData(Protocol):
 
     def blank(self) -> Batch:
         """A batch without rows."""
+
+    def fingerprint(self) -> str:
+        """By what the pairs are known wherever they lie; of remote shards where they lie."""
 
     def key(self, position: int) -> str:
         """Name of a position in Batch.indices."""
@@ -118,6 +124,9 @@ class MapTrainData:
         sampler = GlobalBatchSampler(self.dataset, self, start, stop)
         return _loader(self.dataset, self.workers, batch_sampler=sampler, collate_fn=self.collate)
 
+    def fingerprint(self) -> str:
+        return self.dataset.source.fingerprint()
+
 
 @dataclass
 class MapEvalData:
@@ -144,6 +153,9 @@ class MapEvalData:
         parts = [[(0, i) for i in mine[k * self.batch_size : (k + 1) * self.batch_size]] for k in range(count)]
         return _loader(self.dataset, self.workers, batch_sampler=parts, collate_fn=self.collate)
 
+    def fingerprint(self) -> str:
+        return self.dataset.source.fingerprint()
+
 
 def _loader(dataset: Any, workers: int, **arguments: Any) -> Iterable[Batch]:
     return Loader(dataset, workers, pin_memory=torch.cuda.is_available(), **arguments)
@@ -161,6 +173,9 @@ class StreamTrainData:
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         return _loader(self.stream.between(start, stop, self.steps_per_epoch), self.workers, batch_size=None)
 
+    def fingerprint(self) -> str:
+        return " ".join(self.stream.shards)
+
 
 @dataclass
 class StreamEvalData:
@@ -175,6 +190,9 @@ class StreamEvalData:
 
     def batches(self) -> Iterable[Batch]:
         return _loader(self.stream, self.workers, batch_size=None)
+
+    def fingerprint(self) -> str:
+        return " ".join(self.stream.shards)
 
     def key(self, position: int) -> str:
         raise LookupError("streamed samples have no positions")

@@ -1,5 +1,6 @@
 """A pair is an image and one or more captions. Sources give pairs by position."""
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from gapless.data.images import read_picture
+
+SIZED = 1000
+"""Pictures, at least, whose sizes enter a fingerprint: enough to know them by, few enough for a remote disk."""
 
 
 class Pair(NamedTuple):
@@ -42,11 +46,22 @@ class PairSource(Protocol):
     def stamp(self) -> str:
         """What changes when the files do."""
 
+    def fingerprint(self) -> str:
+        """By what the pairs are known wherever they lie."""
+
 
 def stamp_of_files(paths: Iterable[Path]) -> str:
     """Names, sizes and times of files."""
     found = ((path, path.stat()) for path in paths if path.exists())
     return str([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
+
+
+def digest_of(items: Iterable[object]) -> str:
+    """Sixteen characters that two sequences share only if they are equal."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in items:
+        digest.update(f"{item}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,11 @@ class FileSource:
     def stamp(self) -> str:
         return stamp_of_files(pair.path for pair in self.pairs)
 
+    def fingerprint(self) -> str:
+        some = self.pairs[:: max(1, len(self.pairs) // SIZED)]
+        sizes = [pair.path.stat().st_size for pair in some if pair.path.is_file()]
+        return digest_of([*((pair.key, *pair.captions) for pair in self.pairs), sizes])
+
 
 class Subset:
     """Some pairs of a source, in the order given."""
@@ -115,6 +135,9 @@ class Subset:
 
     def stamp(self) -> str:
         return f"{list(self.indices)} of {self.source.stamp()}"
+
+    def fingerprint(self) -> str:
+        return digest_of([self.source.fingerprint(), *self.indices])
 
 
 class Mismatched:
@@ -151,3 +174,6 @@ class Mismatched:
 
     def stamp(self) -> str:
         return f"{sorted(self.captions_of.items())} of {self.source.stamp()}"
+
+    def fingerprint(self) -> str:
+        return digest_of([self.source.fingerprint(), *sorted(self.captions_of.items())])

@@ -17,7 +17,7 @@ from gapless.data.addresses import is_streamed_address
 from gapless.data.images import BadSampleError
 from gapless.data.manifest import SHARDS_FILE, ShardRecord, check_size, file_sha256, local_records
 from gapless.data.members import RULE, SMALL, TarSample, captions_of, split_name, tar_samples
-from gapless.data.pairs import Pair, stamp_of_files
+from gapless.data.pairs import Pair, digest_of, stamp_of_files
 from gapless.data.tar import Damage, read_tar
 from gapless.errors import DataError
 from gapless.run_folder import write_text
@@ -197,6 +197,10 @@ class ShardSource:
 
     def stamp(self) -> str:
         return stamp_of_files(self.paths)
+
+    def fingerprint(self) -> str:
+        sizes = [path.stat().st_size for path in self.paths]
+        return digest_of([*(member.key for _, member in self.members), sizes])
 
     def label(self, index: int) -> int:
         """Class of a pair, -1 if it has none."""

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gapless.data import Place
 from gapless.data.loader import epoch_order
+from gapless.data.pairs import digest_of
 from gapless.data.samples import BadSample
 from gapless.decode.captioner import IGNORED
 from gapless.decode.store import FeatureStore
@@ -51,6 +52,11 @@ class Said:
     rows: Tensor
     """int64: the embedding of each caption."""
     captions: list[str]
+
+    def fingerprint(self) -> str:
+        """By what they are known wherever they lie."""
+        embedded = hashlib.blake2b(self.embedding.numpy().tobytes(), digest_size=8).hexdigest()
+        return digest_of([self.modality, embedded, *self.rows.tolist(), *self.captions])
 
 
 class CaptionData:

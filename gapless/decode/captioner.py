@@ -21,6 +21,7 @@ from gapless.arguments import FractionAboveZero, PositiveInteger
 from gapless.decode.gpt2 import HEAD
 from gapless.decode.transforms import Preparation
 from gapless.errors import DataError
+from gapless.models.export import with_old_averages
 from gapless.run_folder import remove, write_text, write_whole
 
 IGNORED = -100
@@ -245,7 +246,9 @@ def load_captioner(folder: Path) -> Captioner:
         tokenizer = AutoTokenizer.from_pretrained(place)
         captioner = Captioner(decoder, tokenizer, tree["embed_dim"], preparation, tree["mapper"], tree["prefix_length"])
         captioner.space = tree.get("space", "")
-        missing, unexpected = captioner.load_state_dict(load_file(place / WEIGHTS), strict=False)
+        missing, unexpected = captioner.load_state_dict(
+            with_old_averages(place, load_file(place / WEIGHTS)), strict=False
+        )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{place} cannot be loaded: {' '.join(str(error).split())[:160]}") from None
     if set(missing) - {TIED} or unexpected:

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from gapless.decode.captioner import load_captioner, save_captioner
 from gapless.errors import DataError
-from gapless.train.checkpoint import find_checkpoint
+from gapless.train.resume import find_checkpoint
 
 
 def export_captioner(run: Path, name: str, output: Path) -> Path:
@@ -28,10 +25,5 @@ def export_captioner(run: Path, name: str, output: Path) -> Path:
     if checkpoint is None:
         found = sorted(p.name for p in (run / "checkpoints").glob("*"))
         raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found)})")
-    captioner, path = load_captioner(checkpoint), checkpoint / "ema.safetensors"
-    try:
-        averages = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read ({error}); export another checkpoint") from None
-    save_captioner(captioner, output, captioner.state_dict() | averages)
+    save_captioner(load_captioner(checkpoint), output)
     return checkpoint

@@ -27,8 +27,9 @@ from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
 from gapless.errors import ConfigError, DataError
 from gapless.eval.together import together
+from gapless.run_folder import CHECKPOINTS
 from gapless.signals import StopFlag
-from gapless.train.checkpoint import Checkpoints, Progress
+from gapless.train.checkpoint import LATEST, Checkpoints, Progress
 from gapless.train.gather import exchange
 from gapless.train.parts import Parts
 from gapless.train.runs import carry_out, prepare
@@ -114,12 +115,13 @@ class CaptionEvaluation:
         }
 
 
-def train_captioner(config: CaptionConfig, fresh: bool = False) -> Path:
+def train_captioner(config: CaptionConfig, fresh: bool = False, resume: str = LATEST) -> Path:
     """Train, or continue, a captioner, and export it.
 
     Args:
         config: the run.
         fresh: start anew in a folder beside an existing one.
+        resume: checkpoint to continue from: latest, older for the newest whole one, or its name.
 
     Returns:
         The run's folder.
@@ -128,7 +130,7 @@ def train_captioner(config: CaptionConfig, fresh: bool = False) -> Path:
         GaplessError: see the exit codes of ``gapless caption train``.
     """
     check_caption_config(config)
-    return carry_out(config, partial(build_parts, config), fresh=fresh)
+    return carry_out(config, partial(build_parts, config), fresh=fresh, resume=resume)
 
 
 def build_parts(
@@ -178,14 +180,15 @@ def build_parts(
         evaluations=[evaluation],
         evaluate_every=config.eval.every_epochs,
         checkpoints=Checkpoints(
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             accelerator,
             config.checkpoint.keep_last,
             weights,
             partial(save_captioner, weights),
         ),
-        tracker=Tracker(folder, accelerator, progress.metrics_offset),
+        tracker=Tracker(folder, accelerator),
         average=average,
+        fingerprint=f"{train.fingerprint()} {val.fingerprint()}",
         stop=stop,
         progress=progress,
     )

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
 from open_clip.hf_model import HFTextEncoder
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gapless.errors import DataError
@@ -19,6 +21,8 @@ from gapless.models.weights import CONFIG, QUICK_GELU, line, read_weights
 from gapless.run_folder import remove, write_text, write_whole
 
 WEIGHTS = "open_clip_model.safetensors"
+OLD_AVERAGES = "ema.safetensors"
+"""In checkpoints of the first format: the averaged weights, where the model's file holds the raw ones."""
 OTHER_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -82,6 +86,7 @@ def load_export(folder: Path, custom_text: bool = False, **overrides: Any) -> tu
     tokenizer = build_tokenizer(architecture, str(folder), folder)
     try:
         weights = read_weights(path)
+        weights = replace(weights, tensors=with_old_averages(folder, weights.tensors))
         if TWIN in tree:
             return load_twin(architecture, tree.get("preprocess_cfg", {}), tree[TWIN], weights.tensors), tokenizer
         clip = create_clip(architecture, tree.get("preprocess_cfg"), custom_text, base_weights=False, **overrides)
@@ -91,6 +96,20 @@ def load_export(folder: Path, custom_text: bool = False, **overrides: Any) -> tu
         raise DataError(f"{folder} cannot be loaded: {type(error).__name__} {line(error)}") from None
     fit_weights(clip, weights, f"{folder / CONFIG}")
     return ClipModel(clip, architecture | overrides, open_clip.get_model_preprocess_cfg(clip)), tokenizer
+
+
+def with_old_averages(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that were measured: those of the model's file, or the averages that an old checkpoint has beside it.
+
+    Raises:
+        DataError: the averages cannot be read, or are of another model.
+    """
+    path = folder / OLD_AVERAGES
+    try:
+        averages = load_file(path) if path.is_file() else {}
+        return {**weights, **{name: tensor.reshape(weights[name].shape) for name, tensor in averages.items()}}
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path} does not fit the model beside it ({line(error)})") from None
 
 
 def read_export_config(folder: Path) -> dict[str, Any]:

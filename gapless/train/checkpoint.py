@@ -1,28 +1,35 @@
 """Checkpoints: plain tensors and JSON, written whole and renamed, each also a folder that open_clip loads.
 
-checkpoints/step_00000840/  open_clip_config.json  open_clip_model.safetensors   the model (local-dir:)
-                            optimizer.safetensors  ema.safetensors  rng_<rank>.safetensors  state.json
+checkpoints/step_00000840/  open_clip_config.json  open_clip_model.safetensors   the evaluated model (local-dir:)
+                            raw.safetensors         trained weights, where those of the model are their averages
+                            optimizer.safetensors  rng_<rank>.safetensors        what else the run goes on with
+                            state.json              where the run was, and a checksum of every file
 checkpoints/latest, best    links to such folders
 """
 
+import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
-from gapless.errors import DataError
+from gapless.run_folder import TEMPORARY, checksum, flush, flush_folder, remove, write_text, writing
 from gapless.train.optim import WeightAverage
 
 Tensors = dict[str, Tensor]
+
+FORMAT = 2
+"""Of checkpoints. In the first, ``ema.safetensors`` held the averages and the model's file raw weights."""
+STATE, RAW, MOMENTS = "state.json", "raw.safetensors", "optimizer.safetensors"
+LATEST, BEST = "latest", "best"
 
 
 @dataclass
@@ -36,12 +43,21 @@ class Progress:
     bad_in_epoch: int = 0
     best: float | None = None
     """Best value so far of the metric that picks the best checkpoint."""
+    best_metric: str = ""
+    """That metric, with min or max."""
     metrics_offset: int = 0
     """Bytes of metrics.jsonl at this point."""
     scaler: dict[str, float] = field(default_factory=dict)
     """State of the fp16 gradient scaler."""
     finished: bool = False
     """Whether the run ended and was exported."""
+    data: str = ""
+    """Fingerprint of the data, by which they are known wherever they lie."""
+    processes: int = 0
+    """Processes of the run when this was saved; 0 if that is not known."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files beside it."""
+    format: int = FORMAT
 
 
 class Checkpoints:
@@ -65,41 +81,60 @@ class Checkpoints:
     ) -> None:
         self.folder, self.accelerator, self.keep_last = folder, accelerator, keep_last
         self.weights, self.write_model = weights, write_model
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            for left_over in folder.glob(".tmp_*"):
-                shutil.rmtree(left_over, ignore_errors=True)
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written."""
+        for left_over in self.folder.glob(f"{TEMPORARY}*"):
+            remove(left_over)
 
     def save(self, progress: Progress, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> None:
         """Write a checkpoint beside the others, then point ``latest`` to it and remove the oldest."""
-        name = f"step_{progress.step:08d}"
-        temporary = self.folder / f".tmp_{name}"
+        name = step_name(progress.step)
+        temporary = self.folder / f"{TEMPORARY}{name}"
         main = self.accelerator.is_main_process
         if main:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
+            remove(temporary)
+        try:
+            with writing(self.folder / name):
+                self._write(temporary, optimizer, average)
+                if main:
+                    self._take_place(temporary, name, progress)
+        finally:
+            if main:
+                remove(temporary)
         self.accelerator.wait_for_everyone()
-        weights = {n: full(t) for n, t in self.weights.state_dict().items()}
-        moments = {f"{n}/{k}": full(t) for n, p in _trained(self.weights) for k, t in optimizer.state[p].items()}
+
+    def _write(self, temporary: Path, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> None:
+        """All that is saved but where the run is; every process writes its own."""
+        if self.accelerator.is_main_process:
+            temporary.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        weights = self._state()
+        moments = {f"{n}/{k}": full(t) for n, p in trained(self.weights) for k, t in optimizer.state[p].items()}
         averages = {n: full(t) for n, t in average.averages.items()} if average else {}
-        save_file(_rng(self.accelerator.device), temporary / f"rng_{self.accelerator.process_index}.safetensors")
-        if main:
-            self.write_model(temporary, weights)
-            save_file(moments, temporary / "optimizer.safetensors")
-            save_file(averages, temporary / "ema.safetensors")
-            _write_json(temporary / "state.json", asdict(progress))
+        save_file(_rng(self.accelerator.device), temporary / rng_file(self.accelerator.process_index))
+        if self.accelerator.is_main_process:
+            self.write_model(temporary, weights | averages)
+            if average:
+                save_file({n: weights[n] for n in averages}, temporary / RAW)
+            save_file(moments, temporary / MOMENTS)
         self.accelerator.wait_for_everyone()
-        if main:
-            target = self.folder / name
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            link(self.folder / "latest", name)
-            self._prune()
-        self.accelerator.wait_for_everyone()
+
+    def _take_place(self, temporary: Path, name: str, progress: Progress) -> None:
+        """Nothing gets a name, and nothing older goes, before all of it is on the disk."""
+        progress.processes, progress.format = self.accelerator.num_processes, FORMAT
+        progress.files = {p.relative_to(temporary).as_posix(): checksum(p) for p in files_in(temporary)}
+        write_state(temporary, progress)
+        flush(temporary)
+        self._discard(self.folder / name)  # of an attempt that was given up
+        temporary.rename(self.folder / name)
+        flush_folder(self.folder)
+        link(self.folder / LATEST, name)
+        self._prune()
 
     def export(self, folder: Path) -> None:
         """Write the model as it is now."""
-        state = {name: full(tensor) for name, tensor in self.weights.state_dict().items()}
+        state = self._state()
         if self.accelerator.is_main_process:
             self.write_model(folder, state)
         self.accelerator.wait_for_everyone()
@@ -107,79 +142,67 @@ class Checkpoints:
     def mark_best(self, step: int) -> None:
         """Point ``best`` to the checkpoint of a step."""
         if self.accelerator.is_main_process:
-            link(self.folder / "best", f"step_{step:08d}")
+            link(self.folder / BEST, step_name(step))
             self._prune()
 
     def mark_finished(self, progress: Progress) -> None:
         """Note in the newest checkpoint that nothing is left to do."""
         progress.finished = True
         if self.accelerator.is_main_process:
-            _write_json(self.folder / "latest" / "state.json", asdict(progress))
+            write_state(self.folder / LATEST, progress)
+
+    def _state(self) -> Tensors:
+        return {name: full(tensor) for name, tensor in self.weights.state_dict().items()}
 
     def _prune(self) -> None:
-        kept = sorted(self.folder.glob("step_*"))[-self.keep_last :]
-        best = (self.folder / "best").resolve()
-        for old in self.folder.glob("step_*"):
-            if old not in kept and old != best:
-                shutil.rmtree(old)
+        # By name: the folder may be relative, or lie behind a link.
+        kept = {p.name for p in steps_in(self.folder)[-self.keep_last :]} | {(self.folder / BEST).resolve().name}
+        for old in steps_in(self.folder):
+            if old.name not in kept:
+                self._discard(old)
+
+    def _discard(self, old: Path) -> None:
+        """Remove a checkpoint in such a way that half of it never looks like one."""
+        if old.exists():
+            remove(old.rename(old.with_name(f"{TEMPORARY}{old.name}")))
 
 
-def find_checkpoint(folder: Path, name: str = "latest") -> Path | None:
-    """The folder of a checkpoint by name (latest, best, step_...), or None if there is none.
-
-    ``latest`` is the newest whole checkpoint even if the link was lost.
-    """
-    path = folder / name
-    if (path / "state.json").is_file():
-        return path.resolve()
-    whole = [p for p in sorted(folder.glob("step_*")) if (p / "state.json").is_file()]
-    return whole[-1] if whole and name == "latest" else None
+def write_state(checkpoint: Path, progress: Progress) -> None:
+    """Write state.json, with a checksum of what it says itself."""
+    progress.files[STATE] = state_checksum(progress)
+    write_text(checkpoint / STATE, json.dumps(asdict(progress), indent=2) + "\n")
 
 
-def load_progress(checkpoint: Path) -> Progress:
-    """Read state.json.
-
-    Raises:
-        DataError: it is not readable.
-    """
-    try:
-        return Progress(**json.loads((checkpoint / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{checkpoint}/state.json cannot be read ({error}); delete this folder to resume from an older one"
-        ) from None
+def state_checksum(progress: Progress) -> str:
+    """SHA-256 of everything in state.json but this."""
+    tree = asdict(progress)
+    tree["files"].pop(STATE, None)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def load_optimizer(
-    checkpoint: Path,
-    accelerator: Accelerator,
-    weights: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-) -> None:
-    """Restore moments, averages and random numbers; the model's weights are loaded when it is built.
+def step_name(step: int) -> str:
+    """Name of the checkpoint of a step."""
+    return f"step_{step:08d}"
 
-    Raises:
-        DataError: tensors that do not fit the model.
-    """
-    moments = load_file(checkpoint / "optimizer.safetensors")
-    averages = load_file(checkpoint / "ema.safetensors")
-    grouped: dict[str, Tensors] = {}
-    for key, tensor in moments.items():
-        name, _, part = key.rpartition("/")
-        grouped.setdefault(name, {})[part] = tensor
-    trained = dict(_trained(weights))
-    if moments and set(grouped) != set(trained):
-        odd = sorted(set(grouped) ^ set(trained))[0]
-        raise DataError(f"{checkpoint}/optimizer.safetensors does not fit the model: {odd} is in one of them only")
-    for name, state in grouped.items():
-        optimizer.state[trained[name]] = {k: like(t, trained[name]) for k, t in state.items()}
-    if average:
-        for name, tensor in averages.items():
-            average.averages[name].copy_(like(tensor, average.averages[name]))
-    rng = checkpoint / f"rng_{accelerator.process_index}.safetensors"
-    if rng.exists():  # not there if the run had fewer processes; then the fresh seed stays
-        _set_rng(load_file(rng), accelerator.device)
+
+def steps_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted((p for p in folder.glob("step_*") if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder, in order."""
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def rng_file(rank: int) -> str:
+    """Name of the file with the random numbers of a process."""
+    return f"rng_{rank}.safetensors"
+
+
+def trained(weights: nn.Module) -> list[tuple[str, Tensor]]:
+    """Name and parameter of what is trained."""
+    return [(name, p) for name, p in weights.named_parameters() if p.requires_grad]
 
 
 def full(tensor: Any) -> Tensor:
@@ -188,37 +211,15 @@ def full(tensor: Any) -> Tensor:
     return whole.detach().cpu().clone().contiguous()
 
 
-def like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """A tensor placed as a parameter is: on its device, sharded as it is."""
-    if isinstance(reference, DTensor) and tensor.ndim:
-        return distribute_tensor(tensor.to(reference.device), reference.device_mesh, reference.placements)
-    return tensor.to(reference.device)
-
-
 def link(path: Path, target: str) -> None:
     """Point a symbolic link to a sibling, without a moment in which it is missing."""
-    temporary = path.with_name(f".tmp_{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     os.replace(temporary, path)
-
-
-def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".tmp_{path.name}")
-    temporary.write_text(json.dumps(tree, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def _trained(weights: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, p) for name, p in weights.named_parameters() if p.requires_grad]
+    flush_folder(path.parent)
 
 
 def _rng(device: torch.device) -> Tensors:
     states = {"cpu": torch.get_rng_state()}
     return states if device.type != "cuda" else states | {"cuda": torch.cuda.get_rng_state(device)}
-
-
-def _set_rng(states: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from gapless.data.images import CONVERTED, LONG_CAPTION, SKIPPED
 from gapless.errors import ConfigError, DataError, NonFiniteError, StoppedError, waiting_for
 from gapless.train.gather import exchange
 from gapless.train.meters import Clock, progress_bar
-from gapless.train.optim import WeightAverage, learning_rate
+from gapless.train.optim import WeightAverage, all_finite, learning_rate
 from gapless.train.parts import Parts, TrainBatch
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,22 @@ def update(parts: Parts, batch: TrainBatch, sizes: Sequence[int]) -> dict[str, f
         parts.optimizer.step()
     if parts.average:
         parts.average.update(parts.progress.step)
+    refuse_non_finite(parts, parts.progress.step + 1, trained_tensors(parts))
     return {f"train/{name}": value for name, value in losses.items()} | {"train/lr": lr, "train/grad_norm": norm}
+
+
+def trained_tensors(parts: Parts) -> list[Tensor]:
+    """The parameters that the optimiser changes."""
+    return [p.detach() for group in parts.optimizer.param_groups for p in group["params"]]
+
+
+def refuse_non_finite(parts: Parts, step: int, tensors: Sequence[Tensor]) -> None:
+    """End the run, before anything is written, if an update left NaN or infinity behind."""
+    if tensors and not all_finite(tensors):
+        raise NonFiniteError(
+            f"step {step}: the update left weights that are not finite; nothing of it was saved "
+            "(lower optim.lr or raise optim.eps)"
+        )
 
 
 def _on_bad_gradient(parts: Parts) -> None:
@@ -177,7 +193,10 @@ def at_epoch_boundary(parts: Parts) -> None:
         for evaluation in parts.evaluations:
             # Unwrapped: DDP would broadcast buffers in each forward pass, and processes may have unequally many.
             model = parts.accelerator.unwrap_model(parts.model)
-            values |= evaluation.run(model, parts.accelerator.autocast, lambda: poll(parts))
+            try:
+                values |= evaluation.run(model, parts.accelerator.autocast, lambda: poll(parts))
+            except NonFiniteError as error:
+                raise NonFiniteError(f"evaluation after step {progress.step}: {error}") from None
     if keep:
         parts.keep_embeddings(epoch)
     values["val/seconds"] = round(time.monotonic() - started, 3)
@@ -217,7 +236,14 @@ def _mark_best(parts: Parts, values: dict[str, float]) -> None:
         known = ", ".join(sorted(values))
         raise ConfigError(f"checkpoint.best_metric: {wanted.best_metric} is not among the evaluated metrics: {known}")
     value, sign = values[wanted.best_metric], 1 if wanted.best_mode == "max" else -1
-    if progress.step and (progress.best is None or sign * value > sign * progress.best):
+    asked = f"{wanted.best_mode} {wanted.best_metric}"
+    if progress.best_metric != asked:
+        if progress.best_metric:
+            logger.info("best was the checkpoint with %s, from here on it has %s", progress.best_metric, asked)
+            progress.best = None
+        progress.best_metric = asked
+    better = progress.best is None or sign * value > sign * progress.best
+    if progress.step and better and math.isfinite(value):
         progress.best = value
         parts.checkpoints.mark_best(progress.step)
 
@@ -232,7 +258,10 @@ def log_step(parts: Parts, values: dict[str, float]) -> None:
 def save(parts: Parts) -> None:
     """Write a checkpoint of this moment."""
     progress = parts.progress
-    progress.metrics_offset = parts.tracker.offset
+    moments = [t for state in parts.optimizer.state.values() for name, t in state.items() if name != "step"]
+    averages = list(parts.average.averages.values()) if parts.average else []
+    refuse_non_finite(parts, progress.step, [*trained_tensors(parts), *moments, *averages])
+    progress.metrics_offset = parts.tracker.flush()
     if parts.accelerator.scaler is not None:
         progress.scaler = parts.accelerator.scaler.state_dict()
     parts.checkpoints.save(progress, parts.optimizer, parts.average)

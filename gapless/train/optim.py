@@ -1,11 +1,12 @@
 """AdamW with its parameter groups, and the learning rate as a function of the step alone."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from gapless.config import OptimConfig
 
@@ -38,6 +39,12 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
         return config.lr
     done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return config.lr * (1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no number is NaN or infinite, by one fused norm; of shards over all processes, which all must call it."""
+    largest = torch.nn.utils.get_total_norm(tensors, norm_type=math.inf)
+    return math.isfinite(float(largest.full_tensor() if isinstance(largest, DTensor) else largest))
 
 
 class WeightAverage:

@@ -87,6 +87,8 @@ class Parts:
     """Epochs after which ``keep_embeddings`` is called, -1 for the last."""
     keep_embeddings: Callable[[int], None] = lambda epoch: None
     """Stores what was evaluated after an epoch."""
+    fingerprint: str = ""
+    """Of the data, by which they are known wherever they lie."""
     max_bad_fraction: float = 0.0
     """More bad samples than this share of an epoch end the run."""
     least_rows: int = 1

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
-from safetensors.torch import load_file
 
 from gapless.config import Config, EvalPlan, Ramp, with_changes
 from gapless.data import Place, build_train_data
@@ -30,10 +29,12 @@ from gapless.models import (
     trained_batch_norms,
 )
 from gapless.rules import check_config
+from gapless.run_folder import CHECKPOINTS
 from gapless.signals import StopFlag
-from gapless.train.checkpoint import Checkpoints, Progress, find_checkpoint
+from gapless.train.checkpoint import LATEST, Checkpoints, Progress
 from gapless.train.gather import Processes
 from gapless.train.parts import Parts
+from gapless.train.resume import find_checkpoint
 from gapless.train.runs import FREE_TO_CHANGE, carry_out, prepare
 from gapless.train.schedule import Schedule, scheduled
 from gapless.train.step import ContrastiveStep
@@ -59,12 +60,13 @@ def build_objective(config: Config) -> Objective:
     return Objective(terms, loss.uniform_t, loss.align_alpha, loss.hardness, loss.implementation, Processes())
 
 
-def run_training(config: Config, fresh: bool = False) -> Path:
+def run_training(config: Config, fresh: bool = False, resume: str = LATEST) -> Path:
     """Train, or continue, the run that a configuration describes, and export its model.
 
     Args:
         config: the run.
         fresh: start anew in a folder beside an existing one.
+        resume: checkpoint to continue from: latest, older for the newest whole one, or its name.
 
     Returns:
         The run's folder.
@@ -74,7 +76,7 @@ def run_training(config: Config, fresh: bool = False) -> Path:
     """
     check_config(config)
     free = (*FREE_TO_CHANGE, "data.timeout", *(() if is_stream(config.data) else ("data.workers",)))
-    return carry_out(config, partial(build_parts, config, build_objective(config)), free, fresh)
+    return carry_out(config, partial(build_parts, config, build_objective(config)), free, fresh, resume)
 
 
 def build_parts(
@@ -122,17 +124,18 @@ def build_parts(
         evaluate_every=config.eval.every_epochs,
         kept_epochs=config.eval.keep_embeddings,
         keep_embeddings=partial(_keep_embeddings, folder / EMBEDDINGS, pairs),
+        fingerprint=f"{data.fingerprint()} {pairs.data.fingerprint()}",
         max_bad_fraction=config.data.max_bad_fraction,
         least_rows=2,  # one pair has nothing to be contrasted with
         around_step=partial(_temperature_rules, clip, config.model.temperature_form == "softplus"),
         checkpoints=Checkpoints(
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             accelerator,
             config.checkpoint.keep_last,
             clip.clip,
             partial(save_export, clip, tokenizer),
         ),
-        tracker=Tracker(folder, accelerator, progress.metrics_offset),
+        tracker=Tracker(folder, accelerator),
         average=average,
         stop=stop,
         progress=progress,
@@ -236,11 +239,10 @@ def export_checkpoint(run: Path, name: str, output: Path) -> Path:
     Raises:
         DataError: no such run or checkpoint.
     """
-    checkpoint = find_checkpoint(run / "checkpoints", name)
+    checkpoint = find_checkpoint(run / CHECKPOINTS, name)
     if checkpoint is None:
-        found = sorted(p.name for p in (run / "checkpoints").glob("*")) if run.is_dir() else []
+        found = sorted(p.name for p in (run / CHECKPOINTS).glob("*") if p.exists()) if run.is_dir() else []
         raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found) or 'none'})")
     model, tokenizer = load_export(checkpoint)
-    averages = load_file(checkpoint / "ema.safetensors")
-    save_export(model, tokenizer, output, model.clip.state_dict() | averages)
+    save_export(model, tokenizer, output, model.clip.state_dict())
     return checkpoint

@@ -3,34 +3,49 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch import nn
 
-from gapless.config import config_hash, flatten, load_tree
+from gapless.config import Flat, config_hash, flatten, load_tree
 from gapless.environment import check_accelerate, check_joined, compiled
-from gapless.errors import ConfigError, DataError
+from gapless.errors import ConfigError, DataError, GaplessError
+from gapless.run_folder import CHECKPOINTS, CONFIG_FILE, EXPORT, LOCK, remove, write_text
 from gapless.signals import StopFlag
-from gapless.train.checkpoint import Progress, find_checkpoint, load_optimizer, load_progress
+from gapless.train.checkpoint import BEST, LATEST, Progress
+from gapless.train.lock import locked
 from gapless.train.loop import averaged, fit
 from gapless.train.optim import WeightAverage, build_optimizer
 from gapless.train.parts import Parts, RunConfig
+from gapless.train.resume import choose_checkpoint, find_checkpoint, load_optimizer, load_progress, set_aside_newer
 from gapless.train.tracking import check_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
+PLACES = ("data.path", "data.val_path", "data.karpathy", "features.path", "eval.root")
+"""Keys that may change when a run continues, if the same data lie there."""
+FILES = ("model.name", "model.pretrained", "decoder.name", "decoder.start")
+"""Keys that may hold a path, or a name of something else."""
+LOCAL = "local-dir:"
+EPOCHS = "train.epochs"
 FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.", "train.timeout")
 """Keys that do not touch the numbers of a run, so that it continues with others."""
 PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
+T = TypeVar("T")
 Build = Callable[[Accelerator, Path, Path | None, Progress, StopFlag], Parts]
 """From the run's folder, its last checkpoint if there is one, and where that was."""
 
@@ -40,7 +55,9 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.output) / config.name.replace("{hash}", config_hash(config))
 
 
-def carry_out(config: RunConfig, build: Build, free: Sequence[str] = FREE_TO_CHANGE, fresh: bool = False) -> Path:
+def carry_out(
+    config: RunConfig, build: Build, free: Sequence[str] = FREE_TO_CHANGE, fresh: bool = False, resume: str = LATEST
+) -> Path:
     """Train, or continue, the run that a configuration describes, and export its model.
 
     Args:
@@ -48,6 +65,7 @@ def carry_out(config: RunConfig, build: Build, free: Sequence[str] = FREE_TO_CHA
         build: makes the parts; from a checkpoint, exactly as they were left.
         free: keys that may change when it continues.
         fresh: start anew in a folder beside an existing one.
+        resume: checkpoint to continue from: latest, older for the newest whole one, or its name.
 
     Returns:
         The run's folder.
@@ -56,32 +74,73 @@ def carry_out(config: RunConfig, build: Build, free: Sequence[str] = FREE_TO_CHA
         GaplessError: see the exit codes of the command line.
     """
     folder = beside(run_folder(config)) if fresh else run_folder(config)
+    config = anywhere(config, folder.name)
     accelerator = build_accelerator(config, folder)
-    checkpoint = find_checkpoint(folder / "checkpoints")
-    if checkpoint:
-        refuse_changes(folder, config, free)
-    accelerator.wait_for_everyone()  # all have looked before the main process makes the folder
+    with ExitStack() as held:
+        on_main(accelerator, lambda: held.enter_context(locked(folder)))
+        _carry_out(config, build, free, folder, accelerator, resume)
+    return folder
+
+
+def _carry_out(
+    config: RunConfig, build: Build, free: Sequence[str], folder: Path, accelerator: Accelerator, resume: str
+) -> None:
+    """The same in a folder that is locked."""
+    is_new = accelerator.is_main_process and os.listdir(folder) == [LOCK]
+    checkpoint = on_main(accelerator, lambda: choose_checkpoint(folder / CHECKPOINTS, resume))
     progress = load_progress(checkpoint) if checkpoint else Progress()
-    if progress.finished:
-        logger.info(
-            "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
-        )
-        return folder
+    changed = changed_keys(folder, config, free) if checkpoint else []
+    if progress.finished and not changed:
+        logger.info("%s is finished (step %d), nothing is left to do; --fresh trains it anew", folder, progress.step)
+        return
     with StopFlag() as stop:
         parts = build(accelerator, folder, checkpoint, progress, stop)
-        if accelerator.is_main_process:  # only now: what cannot be built leaves no folder behind
-            (folder / CONFIG_FILE).write_text(yaml.safe_dump(_plain(_tree(config)), sort_keys=False))
+        refuse_other_data(folder, changed, parts.fingerprint, progress)
+        on_main(accelerator, lambda: _enter(parts, folder, config, checkpoint))
         _announce(parts, folder, checkpoint)
         start_trackers(accelerator, config.tracking, _tree(config), folder)
         try:
             fit(parts)
+        except (ConfigError, DataError):
+            if is_new and progress.step == 0:
+                remove(folder)  # what was refused before its first step leaves nothing behind
+            raise
         finally:
             for tracker in accelerator.trackers:
                 tracker.finish()
         with averaged(parts.average):
-            parts.checkpoints.export(folder / "export")
+            parts.checkpoints.export(folder / EXPORT)
         parts.checkpoints.mark_finished(progress)
-    return folder
+
+
+def _enter(parts: Parts, folder: Path, config: RunConfig, checkpoint: Path | None) -> None:
+    """The first changes to the folder of a run: nothing is refused any more."""
+    tree, path = _plain(_tree(config)), folder / CONFIG_FILE
+    if not path.is_file() or yaml.safe_load(path.read_text()) | {"output": config.output} != tree:
+        write_text(path, yaml.safe_dump(tree, sort_keys=False))
+    parts.checkpoints.clean()
+    parts.tracker.cut_back(parts.progress.metrics_offset)
+    if checkpoint:
+        moved = set_aside_newer(folder / CHECKPOINTS, checkpoint)
+        if moved:
+            logger.warning("newer checkpoints than %s are kept as %s", checkpoint.name, ", ".join(moved))
+    if find_checkpoint(folder / CHECKPOINTS, BEST) is None:
+        parts.progress.best = None  # of a checkpoint that is gone
+
+
+def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """What a function gives on the main process, or the error that it raises there, on every process."""
+    result: T | None = None
+    error: GaplessError | None = None
+    if accelerator.is_main_process:
+        try:
+            result = function()
+        except GaplessError as raised:
+            error = raised
+    outcome = broadcast_object_list([result, error])
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
@@ -156,7 +215,7 @@ def prepare(
     weights, decay = weights_of(accelerator.unwrap_model(prepared)), config.optim.ema_decay
     average = WeightAverage(weights.named_parameters(), decay, prepared.modules()) if decay else None
     if checkpoint:
-        load_optimizer(checkpoint, accelerator, weights, optimizer, average)
+        load_optimizer(checkpoint, accelerator, weights, optimizer)
         if accelerator.scaler is not None and progress.scaler:
             accelerator.scaler.load_state_dict(progress.scaler)
     return prepared, optimizer, average
@@ -191,22 +250,67 @@ def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:
         )
 
 
-def refuse_changes(folder: Path, config: RunConfig, free: Sequence[str]) -> None:
-    """A run continues only with the configuration that it began with.
+def changed_keys(folder: Path, config: RunConfig, free: Sequence[str]) -> list[str]:
+    """Keys that a run continues with if its data are the same ones elsewhere, or that only make it longer.
 
     Raises:
-        ConfigError: names the keys that changed.
+        ConfigError: names the keys that changed and may not.
     """
     try:
         # Loaded as a configuration: keys that it does not know yet have their defaults.
-        old = flatten(_plain(_tree(load_tree(type(config), folder / CONFIG_FILE))))
+        old = flatten(_plain(_tree(anywhere(load_tree(type(config), folder / CONFIG_FILE), config.name))))
     except (OSError, ConfigError) as error:
         raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); --fresh starts anew beside it") from None
     new = flatten(_plain(_tree(config)))
     changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and not k.startswith(tuple(free))]
-    if changed:
-        told = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
-        raise ConfigError(f"{folder} began with another configuration: {told}. Use --fresh or another --name")
+    refused = [k for k in changed if k not in (*PLACES, EPOCHS)]
+    reasons = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
+    if refused:
+        raise ConfigError(f"{folder} began with another configuration: {reasons}. Use --fresh or another --name")
+    if EPOCHS in changed:
+        bound = bound_to_the_end(new)
+        if bound or new[EPOCHS] < old[EPOCHS]:
+            why = f"{bound} depends on the number of steps" if bound else "a run can only be made longer"
+            raise ConfigError(f"{EPOCHS}: {folder} began with {old[EPOCHS]}, not {new[EPOCHS]}, and {why}")
+    return changed
+
+
+def bound_to_the_end(config: Flat) -> str | None:
+    """The key of a schedule that knows how long the run is; None if every step is the same however many follow."""
+    if config["optim.schedule"] != "constant":
+        return f"optim.schedule={config['optim.schedule']}"
+    ramps = sorted({k.rpartition(".")[0] for k in config if k.endswith(".from")})
+    return next((k for k in ramps if config.get(f"{k}.start", 0) <= 1 or config.get(f"{k}.end", 1) <= 1), None)
+
+
+def refuse_other_data(folder: Path, changed: Sequence[str], fingerprint: str, progress: Progress) -> None:
+    """A run whose data moved continues if they are the same.
+
+    Raises:
+        ConfigError: they are not, or it is not known.
+    """
+    moved = [k for k in changed if k in PLACES]
+    if moved and progress.data != fingerprint:
+        raise ConfigError(f"{', '.join(moved)}: {folder} began with other data. Use --fresh or another --name")
+    progress.data = fingerprint
+
+
+def anywhere(config: Any, name: str) -> Any:
+    """The configuration with its name filled in and absolute paths, so that it works in any working directory."""
+    flat = flatten(_tree(config))
+    for key in (*PLACES, *FILES):
+        part, _, field = key.partition(".")
+        old = flat.get(key)
+        if old and (key in PLACES or Path(old.removeprefix(LOCAL)).exists()):
+            new = "::".join(_absolute(place) for place in old.split("::"))
+            config = replace(config, **{part: replace(getattr(config, part), **{field: new})})
+    return replace(config, name=name)
+
+
+def _absolute(path: str) -> str:
+    if path.startswith(LOCAL):
+        return LOCAL + os.path.abspath(path.removeprefix(LOCAL))
+    return path if ":" in path else os.path.abspath(path)  # addresses, and pipe:
 
 
 def beside(folder: Path) -> Path:

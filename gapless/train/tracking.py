@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import math
 import secrets
 import time
@@ -13,6 +14,9 @@ from accelerate import Accelerator
 
 from gapless.config import TrackingConfig, flatten
 from gapless.errors import ConfigError
+from gapless.run_folder import flush, write_text, writing
+
+logger = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
 WANDB_ID = "wandb_id"
@@ -24,21 +28,27 @@ class Tracker:
     Args:
         folder: of the run.
         accelerator: whose trackers get the numbers too.
-        offset: bytes of metrics.jsonl to keep, from the checkpoint that is continued.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, offset: int = 0) -> None:
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         self.accelerator, self.path = accelerator, folder / FILE
         self.started = time.time()
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.truncate(offset)
 
-    @property
-    def offset(self) -> int:
-        """Bytes written so far."""
-        return self.path.stat().st_size if self.accelerator.is_main_process else 0
+    def cut_back(self, offset: int) -> None:
+        """Keep the whole lines among the first bytes of metrics.jsonl, and say so if lines that were there are gone."""
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            kept = file.read(offset).rfind(b"\n") + 1
+            file.truncate(kept)
+        if kept < offset:
+            logger.warning("%s was cut since the checkpoint: %d of its %d bytes are there", self.path, kept, offset)
+
+    def flush(self) -> int:
+        """Wait until all lines are on the disk; their bytes."""
+        if not self.accelerator.is_main_process:
+            return 0
+        flush(self.path)
+        return self.path.stat().st_size
 
     def log(self, step: int, epoch: float, samples: int, values: Mapping[str, float]) -> None:
         """Append one line, and send the same to the trackers."""
@@ -52,7 +62,7 @@ class Tracker:
         }
         # Strict JSON has no NaN.
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(line | clean, allow_nan=False) + "\n")
         self.accelerator.log(dict(values) | {"epoch": epoch, "samples": samples}, step=step)
 
@@ -70,7 +80,7 @@ def start_trackers(accelerator: Accelerator, tracking: TrackingConfig, tree: Map
         return
     id_path = folder / WANDB_ID
     if not id_path.exists():
-        id_path.write_text(secrets.token_hex(4))
+        write_text(id_path, secrets.token_hex(4))
     options: dict[str, Any] = {
         "wandb": {
             "id": id_path.read_text().strip(),

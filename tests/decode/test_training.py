@@ -7,12 +7,14 @@ import pytest
 import safetensors
 import torch
 import yaml
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from gapless.config import ModelConfig
 from gapless.data import Place
 from gapless.decode import FeatureStore, load_captioner, save_features, store
-from gapless.decode.batches import CaptionData, Said
+from gapless.decode.batches import CaptionData, Said, load_said
+from gapless.decode.training import CaptionEvaluation
 from gapless.eval.features import embed_texts
 from gapless.models import build_model, load_model, save_export
 from tests.decode.stores import D, captions, tree, write_store
@@ -62,6 +64,25 @@ def test_killed_or_stopped_a_run_ends_with_the_same_lines(tmp_path, space):
     assert "nothing left to do" in run("caption", "train", "--config", str(path))
     said = run("caption", "train", "--config", str(path), "--prepare.noise=0.3", code=2)
     assert "prepare.noise was 0.05, is 0.3" in said
+
+
+def test_checkpoints_and_exports_hold_the_captioner_that_was_measured(tmp_path, space):
+    path, folder = config(tmp_path, space, "averaged", optim__ema_decay=0.9, optim__lr=0.01)
+    run("caption", "train", "--config", str(path))
+    logged = [line["val/loss"] for line in metrics(folder) if "val/loss" in line]
+    assert _loss(folder / "checkpoints" / "latest", space) == pytest.approx(logged[-1], abs=1e-5)
+    assert _loss(folder / "export", space) == pytest.approx(logged[-1], abs=1e-5)
+    assert _loss(folder / "checkpoints" / "best", space) in [pytest.approx(value, abs=1e-5) for value in logged[1:]]
+    files = ("raw.safetensors", "captioner.safetensors")
+    raw, model = (load_file(folder / "checkpoints" / "latest" / name) for name in files)
+    assert not torch.equal(raw["decoder.transformer.wte.weight"], model["decoder.transformer.wte.weight"])
+
+
+def _loss(place, space):
+    captioner = load_captioner(place)
+    said = load_said(FeatureStore(space), "text", "val")
+    tokens, _ = captioner.tokenize(said.captions, 12)
+    return CaptionEvaluation(said, tokens, captioner.preparation, 64, Accelerator()).run(captioner)["val/loss"]
 
 
 def test_two_processes_train_as_one(tmp_path, space):

@@ -276,7 +276,7 @@ def test_export_of_a_checkpoint_is_open_clips(tmp_path):
     # The latest checkpoint's export is that of the run: with the averaged weights, not the raw ones.
     run("export", str(folder), "--output", str(tmp_path / "latest"))
     exported, final = (load_file(p / "open_clip_model.safetensors") for p in (tmp_path / "latest", folder / "export"))
-    raw = load_file(folder / "checkpoints" / "latest" / "open_clip_model.safetensors")
+    raw = load_file(folder / "checkpoints" / "latest" / "raw.safetensors")
     assert all(torch.equal(exported[n], final[n]) for n in final)
     assert not torch.equal(raw["visual.proj"], final["visual.proj"])
     assert "has no checkpoint 'step_1'" in run("export", str(folder), "--checkpoint=step_1", code=3)
@@ -290,6 +290,8 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     tensors = load_file(moments)
     tensors["no.such.weight/exp_avg"] = torch.zeros(1)
     save_file(tensors, moments)
+    state = folder / "checkpoints" / "latest" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"files": {}}))  # as if it had been written so
     told = run("train", "--config", str(path), code=3)
     assert "no.such.weight" in told
     assert "Traceback" not in told

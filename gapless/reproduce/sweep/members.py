@@ -16,7 +16,7 @@ from gapless.reproduce.sweep.file import Sweep
 from gapless.reproduce.sweep.parameters import canonical
 from gapless.reproduce.sweep.search import Trial, Values, can_draw, each_value_once, next_parameters
 from gapless.run_folder import write_text
-from gapless.train.checkpoint import find_checkpoint, load_progress
+from gapless.train.resume import find_checkpoint, load_progress
 from gapless.train.runs import run_folder
 
 logger = logging.getLogger(__name__)

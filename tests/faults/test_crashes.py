@@ -1,0 +1,101 @@
+"""Killed at any file operation, a command that is given again ends as if nothing had happened.
+
+``make test`` takes a few operations of each command, drawn at random; ``make faults`` takes all of them.
+"""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.faults.crash import MODES, contents, killed_at, operations
+from tests.runs import run, tiny_config, write_config
+
+FULL = os.environ.get("GAPLESS_FAULTS") == "full"
+FEW = 3
+"""Kills of each command in the short form."""
+TINY = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+}
+SMALL = {
+    "model__architecture": TINY,
+    "data__train_samples": 32,
+    "data__val_samples": 8,
+    "optim__ema_decay": 0.9,
+    "optim__schedule": "constant",
+    "checkpoint__keep_last": 1,
+}
+CAPTIONS = {
+    "name": "captioner",
+    "output": "runs",
+    "features": {"path": "store", "batch_size": 32, "fraction": 0.02},
+    "decoder": {"architecture": {"n_layer": 1, "n_head": 1, "n_embd": 8}, "vocab_size": 300, "prefix_length": 2},
+    "train": {"epochs": 1, "log_every": 1},
+    "checkpoint": {"every_minutes": None, "every_steps": 2, "best_metric": "val/loss", "best_mode": "min"},
+}
+COMMANDS = {
+    "train": ["train", "--config", "runs.yaml"],
+    "resume": ["train", "--config", "runs.yaml", "--name=begun"],
+    "eval": ["eval", "runs/done", "--datasets=[val]", "--workers=0"],
+    "export": ["export", "runs/done", "--checkpoint=best", "--output=exported"],
+    "prepare": [
+        "prepare",
+        "folder",
+        "--path=pictures",
+        "--all",
+        "--output=shards",
+        "--samples_per_shard=5",
+        "--workers=0",
+    ],
+    "caption embed": ["caption", "embed", "runs/done", "--data.workers=0", "--splits=[val]", "--output=store2"],
+    "caption train": ["caption", "train", "--config", "captions.yaml"],
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A folder in which every command can begin."""
+    folder = tmp_path_factory.mktemp("start")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        write_config(tiny_config(Path("runs"), **SMALL, name="trained"), folder / "runs.yaml")
+        write_config(CAPTIONS, folder / "captions.yaml")
+        run("train", "--config", "runs.yaml", "--name=done")
+        run("train", "--config", "runs.yaml", "--name=begun", "--train.epochs=1")
+        run("caption", "embed", "runs/done", "--data.workers=0", "--splits=[train, val]", "--output=store")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_anywhere_the_same_command_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, start, counted, name):
+    arguments = COMMANDS[name]
+    whole = _copy(start, tmp_path / "whole")
+    count = operations(arguments, whole, tmp_path / "log")
+    expected = contents(whole)
+    assert expected != contents(start)
+    points = [(number, mode) for mode in MODES for number in range(1, count + 1)]
+    for number, mode in points if FULL else random.Random(name).sample(points, FEW):
+        broken = _copy(start, tmp_path / "broken")
+        assert killed_at(arguments, broken, number, mode)
+        monkeypatch.chdir(broken)
+        run(*arguments)
+        assert contents(broken) == expected, (
+            name,
+            number,
+            mode,
+            (tmp_path / "log").read_text().splitlines()[number - 1],
+        )
+        shutil.rmtree(broken)
+        counted(f"killed at a file operation: {name}")
+
+
+def _copy(start, folder):
+    shutil.copytree(start, folder, symlinks=True)
+    return folder
