@@ -91,7 +91,9 @@ def _carry_out(
     progress = load_progress(checkpoint) if checkpoint else Progress()
     changed = changed_keys(folder, config, free) if checkpoint else []
     if progress.finished and not changed:
-        logger.info("%s is finished (step %d), nothing is left to do; --fresh trains it anew", folder, progress.step)
+        logger.info(
+            "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
+        )
         return
     with StopFlag() as stop:
         parts = build(accelerator, folder, checkpoint, progress, stop)
