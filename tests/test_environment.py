@@ -153,4 +153,5 @@ def test_torchrun_without_a_gpu_trains_one_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "2 process(es) on cpu:0, MULTI_CPU" in done.stderr
-    assert [line["step"] for line in metrics(tmp_path / "runs" / "tiny")] == list(range(7))
+    steps = [line["step"] for line in metrics(tmp_path / "runs" / "tiny")]
+    assert steps == [*range(7), 6]  # and the evaluation
