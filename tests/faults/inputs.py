@@ -67,7 +67,7 @@ def draw_inputs(folder: Path) -> None:
         "train": {"epochs": 1, "log_every": 1},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    for name in ("yaml", "sweeps", "good", "empty"):
+    for name in ("yaml", "sweeps", "good", "empty", "runs"):
         (folder / name).mkdir()
     for name, content in YAML.items():
         (folder / "yaml" / f"{name}.yaml").write_bytes(content)

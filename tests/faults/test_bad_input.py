@@ -54,7 +54,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
     for path in sorted(folder.rglob("*")):
         if "__pycache__" not in path.parts:
             facts = path.lstat()
-            found[str(path.relative_to(folder))] = (facts.st_size if path.is_file() else 0, facts.st_mtime_ns)
+            found[str(path.relative_to(folder))] = (facts.st_size, facts.st_mtime_ns) if path.is_file() else (0, 0)
     return found
 
 
