@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 
 demo: .venv/installed
 	$(BIN)/gapless reproduce demo --output runs/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# Every kill point, 30,000 examples of each kind of input: hours.
+faults: .venv/installed-dev
+	GAPLESS_FAULTS=full GAPLESS_FAULTS_COUNTS=bench/results/faults.json \
+	$(BIN)/python -m pytest tests/faults -o faulthandler_timeout=36000
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -140,7 +140,7 @@ def flush(path: Path) -> None:
             flush(inner)
         flush_folder(path)
     else:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # some systems flush only what was opened for writing
             os.fsync(file.fileno())
 
 

@@ -1,5 +1,6 @@
 """Figures for papers, drawn with matplotlib."""
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,6 +100,9 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with write_whole(path) as temporary, warnings.catch_warnings():
+    drawn = io.BytesIO()  # on a full disk the backends raise what they like
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in scripts without a font
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(drawn, format=path.suffix[1:], dpi=150)
+    with write_whole(path) as temporary:
+        temporary.write_bytes(drawn.getvalue())

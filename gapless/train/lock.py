@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gapless.errors import DataError
-from gapless.run_folder import LOCK
+from gapless.run_folder import LOCK, writing
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 def locked(folder: Path) -> Iterator[None]:
     """Within it no other process can enter the folder's lock; a killed process leaves none behind.
 
-    The folder is made if it is missing, and goes again if nothing was put into it.
+    Folders that are missing are made, and go again if nothing was put into them.
 
     Raises:
         DataError: another process holds the lock.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
         try:
@@ -34,12 +35,15 @@ def locked(folder: Path) -> Iterator[None]:
             raise DataError(f"{folder} is in use by {owner}; stop it, or give this run another name") from None
         except OSError as error:
             logger.warning("%s cannot be locked (%s): let no other process train there", folder, error.strerror)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         try:
+            with writing(folder / LOCK):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             yield
         finally:
-            if folder.is_dir() and os.listdir(folder) == [LOCK]:
+            if os.listdir(folder) == [LOCK]:
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                for place in made:
+                    if not os.listdir(place):
+                        place.rmdir()

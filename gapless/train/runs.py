@@ -25,7 +25,7 @@ from gapless.environment import check_accelerate, check_joined, compiled
 from gapless.errors import ConfigError, DataError, GaplessError
 from gapless.run_folder import CHECKPOINTS, CONFIG_FILE, EXPORT, LOCK, remove, write_text
 from gapless.signals import StopFlag
-from gapless.train.checkpoint import BEST, LATEST, Progress
+from gapless.train.checkpoint import BEST, LATEST, Progress, write_state
 from gapless.train.lock import locked
 from gapless.train.loop import averaged, fit
 from gapless.train.optim import WeightAverage, build_optimizer
@@ -98,30 +98,40 @@ def _carry_out(
     with StopFlag() as stop:
         parts = build(accelerator, folder, checkpoint, progress, stop)
         refuse_other_data(folder, changed, parts.fingerprint, progress)
-        on_main(accelerator, lambda: _enter(parts, folder, config, checkpoint))
-        _announce(parts, folder, checkpoint)
-        start_trackers(accelerator, config.tracking, _tree(config), folder)
         try:
-            fit(parts)
+            on_main(accelerator, lambda: _enter(parts, folder, config, checkpoint))
+            _announce(parts, folder, checkpoint)
+            start_trackers(accelerator, config.tracking, _tree(config), folder)
+            _fit(parts)
         except (ConfigError, DataError):
-            if is_new and progress.step == 0:
-                remove(folder)  # what was refused before its first step leaves nothing behind
+            if is_new and progress.step == 0:  # what was refused before its first step leaves nothing behind
+                for inner in folder.iterdir():
+                    if inner.name != LOCK:
+                        remove(inner)
             raise
-        finally:
-            for tracker in accelerator.trackers:
-                tracker.finish()
         with averaged(parts.average):
             parts.checkpoints.export(folder / EXPORT)
         parts.checkpoints.mark_finished(progress)
 
 
+def _fit(parts: Parts) -> None:
+    try:
+        fit(parts)
+    finally:
+        for tracker in parts.accelerator.trackers:
+            tracker.finish()
+
+
 def _enter(parts: Parts, folder: Path, config: RunConfig, checkpoint: Path | None) -> None:
     """The first changes to the folder of a run: nothing is refused any more."""
     tree, path = _plain(_tree(config)), folder / CONFIG_FILE
-    if not path.is_file() or yaml.safe_load(path.read_text()) | {"output": config.output} != tree:
-        write_text(path, yaml.safe_dump(tree, sort_keys=False))
     parts.checkpoints.clean()
     parts.tracker.cut_back(parts.progress.metrics_offset)
+    if checkpoint and parts.progress.finished:  # and goes on for more epochs
+        parts.progress.finished = False
+        write_state(checkpoint, parts.progress)
+    if not path.is_file() or yaml.safe_load(path.read_text()) | {"output": config.output} != tree:
+        write_text(path, yaml.safe_dump(tree, sort_keys=False))
     if checkpoint:
         moved = set_aside_newer(folder / CHECKPOINTS, checkpoint)
         if moved:

@@ -1,5 +1,6 @@
 """Counts what the faults tests went through; ``make faults`` keeps the counts in bench/results/faults.json."""
 
+import datetime
 import json
 import os
 from collections import Counter
@@ -12,17 +13,30 @@ COUNTS: Counter[str] = Counter()
 
 @pytest.fixture
 def counted():
-    """Call it with the kind of a case that ended as it must, and how many there were."""
+    """Call it with the kind of a case that ended as it must."""
 
-    def count(kind: str, number: int = 1) -> None:
-        COUNTS[kind] += number
+    def count(kind: str) -> None:
+        COUNTS[kind] += 1
 
     return count
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Count rows of tables, and the examples that hypothesis drew."""
+    report = (yield).get_result()
+    if report.when == "call" and report.passed and "test_crashes" not in item.nodeid:
+        drawn = getattr(item.function, "_hypothesis_internal_use_settings", None)
+        COUNTS[f"{item.path.stem.removeprefix('test_')}"] += drawn.max_examples if drawn else 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the counts, if somebody asked for them."""
     path = os.environ.get("GAPLESS_FAULTS_COUNTS")
     if path:
-        tree = {"failed": session.testsfailed, "ended as they must": dict(sorted(COUNTS.items()))}
+        tree = {
+            "date": datetime.date.today().isoformat(),
+            "failed tests": session.testsfailed,
+            "ended as they must": dict(sorted(COUNTS.items())),
+        }
         Path(path).write_text(json.dumps(tree, indent=2) + "\n")

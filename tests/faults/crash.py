@@ -26,6 +26,10 @@ CLOCKS = ("metrics_offset", "files", "val/seconds")
 """Keys whose values are times, or depend on how many digits times have."""
 
 
+UNCOMPARED = ("lock", "tokenizer_config.json")
+"""The first names a process; in the second transformers notes where a tokenizer was loaded from."""
+
+
 def operations(arguments: Sequence[str], folder: Path, log: Path) -> int:
     """Run a command to its end; how many file operations it needed."""
     code = _run(arguments, folder, None, "unsynced", log)
@@ -38,6 +42,15 @@ def killed_at(arguments: Sequence[str], folder: Path, number: int, mode: str) ->
     code = _run(arguments, folder, number, mode)
     assert code in (0, KILLED), (arguments, code)
     return code == KILLED
+
+
+def killed_after(arguments: Sequence[str], folder: Path, seconds: float) -> None:
+    """Kill a command after some seconds, unless it ended before."""
+    process = CONTEXT.Process(target=_armed, args=(list(arguments), folder, None, "before", None))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
 
 
 def _run(arguments: Sequence[str], folder: Path, number: int | None, mode: str, log: Path | None = None) -> int:
@@ -69,7 +82,7 @@ def contents(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             found[name] = f"link to {os.readlink(path)}"
-        elif path.is_file() and path.name != "lock":
+        elif path.is_file() and path.name not in UNCOMPARED:
             found[name] = _content(path)
     return found
 

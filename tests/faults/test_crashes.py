@@ -6,16 +6,18 @@
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.crash import MODES, contents, killed_at, operations
+from tests.data.pictures import picture
+from tests.faults.crash import MODES, contents, killed_after, killed_at, operations
 from tests.runs import run, tiny_config, write_config
 
 FULL = os.environ.get("GAPLESS_FAULTS") == "full"
-FEW = 3
-"""Kills of each command in the short form."""
+KILLS = int(os.environ.get("GAPLESS_FAULTS_KILLS", 10**9 if FULL else 3))
+"""Kills of each command, at most."""
 TINY = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
@@ -51,7 +53,7 @@ COMMANDS = {
         "--samples_per_shard=5",
         "--workers=0",
     ],
-    "caption embed": ["caption", "embed", "runs/done", "--data.workers=0", "--splits=[val]", "--output=store2"],
+    "caption embed": ["caption", "embed", "runs/done", "--data.workers=0", "--splits=[train, val]", "--output=store2"],
     "caption train": ["caption", "train", "--config", "captions.yaml"],
 }
 
@@ -68,6 +70,10 @@ def start(tmp_path_factory):
         run("train", "--config", "runs.yaml", "--name=done")
         run("train", "--config", "runs.yaml", "--name=begun", "--train.epochs=1")
         run("caption", "embed", "runs/done", "--data.workers=0", "--splits=[train, val]", "--output=store")
+        (folder / "pictures").mkdir()
+        for i in range(12):
+            (folder / "pictures" / f"{i}.png").write_bytes(picture(seed=i))
+            (folder / "pictures" / f"{i}.txt").write_text(f"caption {i}")
     finally:
         os.chdir(before)
     return folder
@@ -76,24 +82,37 @@ def start(tmp_path_factory):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_anywhere_the_same_command_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, start, counted, name):
     arguments = COMMANDS[name]
-    whole = _copy(start, tmp_path / "whole")
-    count = operations(arguments, whole, tmp_path / "log")
-    expected = contents(whole)
+    place = _copy(start, tmp_path / "place")
+    count = operations(arguments, place, tmp_path / "log")
+    expected = contents(place)
     assert expected != contents(start)
     points = [(number, mode) for mode in MODES for number in range(1, count + 1)]
-    for number, mode in points if FULL else random.Random(name).sample(points, FEW):
-        broken = _copy(start, tmp_path / "broken")
-        assert killed_at(arguments, broken, number, mode)
-        monkeypatch.chdir(broken)
-        run(*arguments)
-        assert contents(broken) == expected, (
-            name,
-            number,
-            mode,
-            (tmp_path / "log").read_text().splitlines()[number - 1],
-        )
-        shutil.rmtree(broken)
+    for number, mode in random.Random(name).sample(points, min(KILLS, len(points))):
+        shutil.rmtree(place)
+        _copy(start, place)
+        assert killed_at(arguments, place, number, mode)
+        with monkeypatch.context() as there:
+            there.chdir(place)
+            run(*arguments)
+        assert contents(place) == expected, (mode, (tmp_path / "log").read_text().splitlines()[number - 1])
         counted(f"killed at a file operation: {name}")
+
+
+def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(tmp_path, monkeypatch, start, counted):
+    place = _copy(start, tmp_path / "place")
+    began = time.monotonic()
+    operations(COMMANDS["train"], place, tmp_path / "log")
+    length, expected = time.monotonic() - began, contents(place)
+    moments = random.Random(0)
+    for _ in range(min(50, KILLS - 1)):
+        shutil.rmtree(place)
+        _copy(start, place)
+        killed_after(COMMANDS["train"], place, moments.uniform(0, length))
+        with monkeypatch.context() as there:
+            there.chdir(place)
+            run(*COMMANDS["train"])
+        assert contents(place) == expected
+        counted("killed at a random moment: train")
 
 
 def _copy(start, folder):

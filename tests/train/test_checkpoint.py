@@ -240,7 +240,7 @@ def test_a_schedule_that_ends_with_the_run_is_no_reason_to_begin_anew(tmp_path):
 def test_what_is_refused_before_its_first_step_leaves_nothing(tmp_path):
     path, folder = config(tmp_path, checkpoint__best_metric="val/nothing")
     run("train", "--config", str(path), code=2)
-    assert not folder.exists()
+    assert not folder.parent.exists()
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("kept")
     run("train", "--config", str(path), code=2)
