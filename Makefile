@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/gapless reproduce demo --output runs/demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every kill point, 30,000 examples of each kind of input: hours.
 faults: .venv/installed-dev

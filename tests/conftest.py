@@ -1,6 +1,7 @@
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 # Before torch starts its threads: small tensors on few cores are slower with many threads than with one.
@@ -25,6 +26,8 @@ def _nothing_of_other_tests() -> Iterator[None]:
     yield
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it reads its settings once a process
     os.environ.clear()
     os.environ.update(before)
 

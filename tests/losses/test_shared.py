@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from gapless.losses import Objective
 from gapless.losses.objective import BUILT_IN
 from gapless.losses.shared import TILED, tiled_terms
+from gapless.train import gather
 from gapless.train.gather import Processes, gather_rows
 from tests.processes import run_processes
 
@@ -206,14 +207,14 @@ def sent(sizes):
 
     def counting(name, call):
         def counted_call(*args, **kwargs):
-            tensor = args[1] if name in ("all_gather_into_tensor", "reduce_scatter_tensor") else args[0]
+            tensor = args[1] if name.startswith("_") else args[0]
             counted[name] = counted.get(name, 0) + tensor.numel() * tensor.element_size()
             return call(*args, **kwargs)
 
         return counted_call
 
-    for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce"):
-        setattr(dist, name, counting(name, getattr(dist, name)))
+    for place, name in ((gather, "_all_gather"), (gather, "_reduce_scatter"), (dist, "all_reduce")):
+        setattr(place, name, counting(name, getattr(place, name)))
     rank = dist.get_rank()
     x, y = features(sum(sizes), 8, torch.float32)
     own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
@@ -227,7 +228,7 @@ def sent(sizes):
 def test_bytes_per_step_are_those_of_the_documentation():
     n, d, world = 12, 8, 3
     for counted in run_processes(world, sent, (4, 4, 4)):
-        assert counted["all_gather_into_tensor"] == n // world * 2 * d * 4
-        assert counted["reduce_scatter_tensor"] == n * 2 * d * 4
+        assert counted["_all_gather"] == n // world * 2 * d * 4
+        assert counted["_reduce_scatter"] == n * 2 * d * 4
         # Forward the maximum and the sum for each text, backward one gradient; and 5 sums forward and backward.
         assert counted["all_reduce"] == 3 * n * 4 + 2 * 5 * 4

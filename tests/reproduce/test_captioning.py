@@ -96,7 +96,7 @@ def test_a_model_is_embedded_with_all_captions(model, tmp_path):
     assert images.ids == [source.key(k) for k in range(len(source))]
     assert said[images.ids[5]] == list(source.captions(5))
     torch.testing.assert_close(store.means()["image"], store.load("image", "train").embedding.mean(dim=0))
-    said = run("caption", "embed", str(model), f"--output={tmp_path / 'half'}", "--splits=[train,tset]", code=3)
-    assert "'tset'" in said
+    said = run("caption", "embed", str(model), f"--output={tmp_path / 'half'}", "--splits=[train,tset]", code=2)
+    assert "tset is not one of train, val, test" in said
     assert not (tmp_path / "half" / "means.safetensors").exists()  # what stopped half-way does not look whole
-    assert "train is needed" in run("caption", "embed", str(model), f"--output={tmp_path}", "--splits=[test]", code=3)
+    assert "train is needed" in run("caption", "embed", str(model), f"--output={tmp_path}", "--splits=[test]", code=2)
