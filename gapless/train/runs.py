@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +19,12 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from gapless.config import Flat, config_hash, flatten, load_tree
+from gapless.config import config_hash
 from gapless.environment import check_accelerate, check_joined, compiled
 from gapless.errors import ConfigError, DataError, GaplessError
 from gapless.run_folder import CHECKPOINTS, CONFIG_FILE, EXPORT, LOCK, remove, write_text
 from gapless.signals import StopFlag
+from gapless.train.changes import EPOCHS, anywhere, changed_keys, refuse_other_data, tree_of
 from gapless.train.checkpoint import BEST, LATEST, Progress, write_state
 from gapless.train.lock import locked
 from gapless.train.loop import averaged, fit
@@ -35,12 +35,6 @@ from gapless.train.tracking import check_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
 
-PLACES = ("data.path", "data.val_path", "data.karpathy", "features.path", "eval.root")
-"""Keys that may change when a run continues, if the same data lie there."""
-FILES = ("model.name", "model.pretrained", "decoder.name", "decoder.start")
-"""Keys that may hold a path, or a name of something else."""
-LOCAL = "local-dir:"
-EPOCHS = "train.epochs"
 FREE_TO_CHANGE = ("name", "output", "tracking.", "checkpoint.", "train.timeout")
 """Keys that do not touch the numbers of a run, so that it continues with others."""
 PRECISION = {"auto": None, "fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -90,7 +84,7 @@ def _carry_out(
     checkpoint = on_main(accelerator, lambda: choose_checkpoint(folder / CHECKPOINTS, resume))
     progress = load_progress(checkpoint) if checkpoint else Progress()
     changed = changed_keys(folder, config, free) if checkpoint else []
-    if progress.finished and not changed:
+    if progress.finished and EPOCHS not in changed:
         logger.info(
             "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
         )
@@ -101,7 +95,7 @@ def _carry_out(
         try:
             on_main(accelerator, lambda: _enter(parts, folder, config, checkpoint))
             _announce(parts, folder, checkpoint)
-            start_trackers(accelerator, config.tracking, _tree(config), folder)
+            start_trackers(accelerator, config.tracking, tree_of(config), folder)
             _fit(parts)
         except (ConfigError, DataError):
             if is_new and progress.step == 0:  # what was refused before its first step leaves nothing behind
@@ -124,7 +118,7 @@ def _fit(parts: Parts) -> None:
 
 def _enter(parts: Parts, folder: Path, config: RunConfig, checkpoint: Path | None) -> None:
     """The first changes to the folder of a run: nothing is refused any more."""
-    tree, path = _plain(_tree(config)), folder / CONFIG_FILE
+    tree, path = tree_of(config), folder / CONFIG_FILE
     parts.checkpoints.clean()
     parts.tracker.cut_back(parts.progress.metrics_offset)
     if checkpoint and parts.progress.finished:  # and goes on for more epochs
@@ -262,83 +256,9 @@ def _announce(parts: Parts, folder: Path, checkpoint: Path | None) -> None:
         )
 
 
-def changed_keys(folder: Path, config: RunConfig, free: Sequence[str]) -> list[str]:
-    """Keys that a run continues with if its data are the same ones elsewhere, or that only make it longer.
-
-    Raises:
-        ConfigError: names the keys that changed and may not.
-    """
-    try:
-        # Loaded as a configuration: keys that it does not know yet have their defaults.
-        old = flatten(_plain(_tree(anywhere(load_tree(type(config), folder / CONFIG_FILE), config.name))))
-    except (OSError, ConfigError) as error:
-        raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); --fresh starts anew beside it") from None
-    new = flatten(_plain(_tree(config)))
-    changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and not k.startswith(tuple(free))]
-    refused = [k for k in changed if k not in (*PLACES, EPOCHS)]
-    reasons = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
-    if refused:
-        raise ConfigError(f"{folder} began with another configuration: {reasons}. Use --fresh or another --name")
-    if EPOCHS in changed:
-        bound = bound_to_the_end(new)
-        if bound or new[EPOCHS] < old[EPOCHS]:
-            why = f"{bound} depends on the number of steps" if bound else "a run can only be made longer"
-            raise ConfigError(f"{EPOCHS}: {folder} began with {old[EPOCHS]}, not {new[EPOCHS]}, and {why}")
-    return changed
-
-
-def bound_to_the_end(config: Flat) -> str | None:
-    """The key of a schedule that knows how long the run is; None if every step is the same however many follow."""
-    if config["optim.schedule"] != "constant":
-        return f"optim.schedule={config['optim.schedule']}"
-    ramps = sorted({k.rpartition(".")[0] for k in config if k.endswith(".from")})
-    return next((k for k in ramps if config.get(f"{k}.start", 0) <= 1 or config.get(f"{k}.end", 1) <= 1), None)
-
-
-def refuse_other_data(folder: Path, changed: Sequence[str], fingerprint: str, progress: Progress) -> None:
-    """A run whose data moved continues if they are the same.
-
-    Raises:
-        ConfigError: they are not, or it is not known.
-    """
-    moved = [k for k in changed if k in PLACES]
-    if moved and progress.data != fingerprint:
-        raise ConfigError(f"{', '.join(moved)}: {folder} began with other data. Use --fresh or another --name")
-    progress.data = fingerprint
-
-
-def anywhere(config: Any, name: str) -> Any:
-    """The configuration with its name filled in and absolute paths, so that it works in any working directory."""
-    flat = flatten(_tree(config))
-    for key in (*PLACES, *FILES):
-        part, _, field = key.partition(".")
-        old = flat.get(key)
-        if old and (key in PLACES or Path(old.removeprefix(LOCAL)).exists()):
-            new = "::".join(_absolute(place) for place in old.split("::"))
-            config = replace(config, **{part: replace(getattr(config, part), **{field: new})})
-    return replace(config, name=name)
-
-
-def _absolute(path: str) -> str:
-    if path.startswith(LOCAL):
-        return LOCAL + os.path.abspath(path.removeprefix(LOCAL))
-    return path if ":" in path else os.path.abspath(path)  # addresses, and pipe:
-
-
 def beside(folder: Path) -> Path:
     """The folder itself if it is new, else the first free name with a number."""
     number, candidate = 2, folder
     while candidate.exists():
         candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
     return candidate
-
-
-def _tree(config: RunConfig) -> dict[str, Any]:
-    return asdict(config)  # type: ignore[call-overload]
-
-
-def _plain(tree: Any) -> Any:
-    """Tuples as lists, as YAML gives them back."""
-    if isinstance(tree, dict):
-        return {k: _plain(v) for k, v in tree.items()}
-    return [_plain(v) for v in tree] if isinstance(tree, list | tuple) else tree

@@ -210,6 +210,8 @@ def test_a_run_goes_on_where_its_data_moved_to(tmp_path):
     assert "data.path" in refused
     assert "began with other data" in refused
     assert (folder / "metrics.jsonl").read_bytes() == before
+    shutil.copytree(tmp_path / "other", tmp_path / "data")  # another caption at the old place
+    assert "data: pairs were added, removed or changed since" in run("train", "--config", str(path), code=3)
     assert "resuming" in run("train", "--config", str(path), f"--data.path={tmp_path / 'moved'}")
     assert len(metrics(folder)) == 6 + 3
 
