@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from gapless.config import load_config
+from gapless.errors import NonFiniteError
 from gapless.eval import build_pair_evaluation
 from gapless.models import load_export
 from gapless.train.checkpoint import Progress, write_state
@@ -87,6 +88,14 @@ def test_weights_that_an_update_made_infinite_are_never_saved(tmp_path):
     assert os.readlink(folder / "checkpoints" / "latest") == last
     assert all(t.isfinite().all() for t in load_file(folder / "checkpoints" / last / MODEL).values())
     run("train", "--config", str(path))  # the last checkpoint is whole
+
+
+def test_features_that_are_not_finite_name_the_step(tmp_path):
+    path, _ = config(tmp_path)
+    wrong = NonFiniteError("the image features are not finite")
+    with mock.patch("gapless.eval.pairs.PairEvaluation.run", side_effect=wrong):
+        told = run("train", "--config", str(path), code=4)
+    assert "evaluation after step 0: the image features are not finite" in told
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
