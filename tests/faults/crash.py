@@ -82,7 +82,7 @@ def contents(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             found[name] = f"link to {os.readlink(path)}"
-        elif path.is_file() and path.name not in UNCOMPARED:
+        elif path.is_file() and path.name not in UNCOMPARED and path.suffix != ".log":
             found[name] = _content(path)
     return found
 

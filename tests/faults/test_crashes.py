@@ -3,6 +3,7 @@
 ``make test`` takes a few operations of each command, drawn at random; ``make faults`` takes all of them.
 """
 
+import fcntl
 import os
 import random
 import shutil
@@ -56,6 +57,16 @@ COMMANDS = {
     "caption embed": ["caption", "embed", "runs/done", "--data.workers=0", "--splits=[train, val]", "--output=store2"],
     "caption train": ["caption", "train", "--config", "captions.yaml"],
 }
+if FULL:  # its runs are processes of their own, which take seconds to begin
+    COMMANDS["sweep"] = ["sweep", "sweep.yaml"]
+SWEEP = """
+program: gapless
+method: grid
+metric: {name: val/alignment, goal: minimize}
+parameters:
+  seed: {values: [1, 2]}
+command: ["${interpreter}", -m, gapless, train, --config, runs.yaml, "--name=seed-{hash}", "${args}"]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +81,7 @@ def start(tmp_path_factory):
         run("train", "--config", "runs.yaml", "--name=done")
         run("train", "--config", "runs.yaml", "--name=begun", "--train.epochs=1")
         run("caption", "embed", "runs/done", "--data.workers=0", "--splits=[train, val]", "--output=store")
+        (folder / "sweep.yaml").write_text(SWEEP)
         (folder / "pictures").mkdir()
         for i in range(12):
             (folder / "pictures" / f"{i}.png").write_bytes(picture(seed=i))
@@ -91,6 +103,7 @@ def test_killed_anywhere_the_same_command_ends_as_if_nothing_had_happened(tmp_pa
         shutil.rmtree(place)
         _copy(start, place)
         assert killed_at(arguments, place, number, mode)
+        _wait_for_runs(place)
         with monkeypatch.context() as there:
             there.chdir(place)
             run(*arguments)
@@ -113,6 +126,13 @@ def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(tmp_path, mo
             run(*COMMANDS["train"])
         assert contents(place) == expected
         counted("killed at a random moment: train")
+
+
+def _wait_for_runs(place):
+    """Runs that a killed command started save and end by themselves."""
+    for path in place.glob("runs/*/lock"):
+        with path.open("a") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
 
 
 def _copy(start, folder):
