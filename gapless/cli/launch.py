@@ -1,5 +1,6 @@
 """accelerate's launcher around a verb: its processes, with gapless' signals, exit codes and messages."""
 
+import contextlib
 import json
 import logging
 import os
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,52 @@ def launch(arguments: Sequence[str], verbs: Collection[str]) -> int:
     os.environ[LAUNCHER] = str(os.getpid())
     for name in ("accelerate", "torch"):  # their advice and tracebacks are about themselves
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with held_back():  # the processes listen to signals once they can
-        threading.Thread(target=_pass_on, daemon=True).start()
-        try:
-            launch_command(parsed)
-        except ChildFailedError as error:
-            failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-            return _outcome([(rank, failure.exitcode, failure.message) for rank, failure in failures])
-        except subprocess.CalledProcessError as error:
-            return _outcome([(0, error.returncode, "")])
-        except (ValueError, ConnectionError) as error:
-            raise ConfigError(f"launch: {error}") from error
+    error = _in_thread(lambda: launch_command(parsed))
+    if isinstance(error, ChildFailedError):
+        failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+        return _outcome([(rank, failure.exitcode, failure.message) for rank, failure in failures])
+    if isinstance(error, subprocess.CalledProcessError):
+        return _outcome([(0, error.returncode, "")])
+    if isinstance(error, ValueError | ConnectionError):
+        raise ConfigError(f"launch: {error}") from error
+    if error is not None:
+        raise error
     return 0
+
+
+def _in_thread(function: Callable[[], None]) -> BaseException | None:
+    """Call a function beside the main thread, which passes signals on to every process that the function starts.
+
+    torch's launcher takes signals over where it runs in the main thread, and then ends its processes in its own way.
+
+    Returns:
+        The error that it raised.
+    """
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        with held_back():  # inherited by the processes, which listen to signals once they can
+            try:
+                function()
+            except BaseException as error:
+                errors.append(error)
+
+    arrived: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in STOPPING}
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    reached: set[tuple[int, int]] = set()
+    while thread.is_alive():
+        thread.join(0.2)
+        for child in psutil.Process().children() if arrived else ():  # also one that has just begun
+            wish = (child.pid, len(arrived))
+            if wish not in reached:
+                reached.add(wish)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.send_signal(arrived[-1])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return errors[0] if errors else None
 
 
 def launched(arguments: Sequence[str], verbs: Collection[str]) -> Sequence[str]:
@@ -78,28 +113,6 @@ def _on_cpus(options: list[str]) -> list[str]:
     joined = " ".join(kept).replace("--num_processes ", "--num_processes=").split()
     number = next((option.partition("=")[2] for option in joined if option.startswith("--num_processes=")), "1")
     return ["--multi_gpu", *kept] if number.isdigit() and int(number) > 1 else options
-
-
-def _pass_on() -> None:
-    """Send the signals that arrive to every process, also to one that has not started yet."""
-    arrived = signal.sigwait(STOPPING)
-    received: set[int] = set()
-    while True:
-        for child in psutil.Process().children():
-            if child.pid not in received:
-                received.add(child.pid)
-                child.send_signal(arrived)
-        again = _next_signal(0.2)
-        if again is not None:
-            arrived, received = again, set()
-
-
-def _next_signal(seconds: float) -> int | None:
-    if hasattr(signal, "sigtimedwait"):
-        found = signal.sigtimedwait(STOPPING, seconds)
-        return found.si_signo if found else None
-    time.sleep(seconds)  # macOS
-    return next((signal.sigwait([number]) for number in STOPPING if number in signal.sigpending()), None)
 
 
 def _outcome(failures: Sequence[tuple[int, int, Any]]) -> int:

@@ -182,10 +182,10 @@ OWN = {
 def test_own_terms_that_do_not_work_are_one_line_before_any_data(name, told, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     if name in OWN:
-        (tmp_path / f"own_{name}.py").write_text(OWN[name])
+        (tmp_path / f"unusable_{name}.py").write_text(OWN[name])
     with pytest.raises(ConfigError) as caught:
-        Objective({f"own_{name}:term": 1.0})
-    assert str(caught.value).startswith(f"loss.terms.own_{name}:term: ")
+        Objective({f"unusable_{name}:term": 1.0})
+    assert str(caught.value).startswith(f"loss.terms.unusable_{name}:term: ")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
