@@ -3,6 +3,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch starts its threads: small tensors on few cores are slower with many threads than with one.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -13,6 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState, GradientState, PartialState
+
+# Processes that tests start find these tests, and not those that some package installs, in any working directory.
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)
