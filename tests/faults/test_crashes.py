@@ -17,7 +17,7 @@ from tests.faults.crash import MODES, contents, killed_after, killed_at, operati
 from tests.runs import run, tiny_config, write_config
 
 FULL = os.environ.get("GAPLESS_FAULTS") == "full"
-KILLS = int(os.environ.get("GAPLESS_FAULTS_KILLS", 10**9 if FULL else 3))
+KILLS = int(os.environ.get("GAPLESS_FAULTS_KILLS", 10**9 if FULL else 2))
 """Kills of each command, at most."""
 TINY = {
     "embed_dim": 8,
