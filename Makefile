@@ -2,16 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# What failed beside other tests has the machine to itself once: many tests start processes that time out on full cores.
-LAST_FAILED := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
-
 .PHONY: demo test faults lint clean
 
 demo: .venv/installed
 	$(BIN)/gapless reproduce demo --output runs/demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile || $(LAST_FAILED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every kill point, 30,000 examples of each kind of input: hours.
 faults: .venv/installed-dev

@@ -27,7 +27,8 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.when == "call" and report.passed and "test_crashes" not in item.nodeid:
         drawn = getattr(item.function, "_hypothesis_internal_use_settings", None)
-        COUNTS[f"{item.path.stem.removeprefix('test_')}"] += drawn.max_examples if drawn else 1
+        cases = drawn.max_examples if drawn else int(hasattr(item, "callspec"))  # rows of a table
+        COUNTS[item.path.stem.removeprefix("test_")] += cases
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
