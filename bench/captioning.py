@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measure import save
 
-from gapless.reproduce.captioning import reproduce_captioning
+from gapless.reproduce.connect_collapse_corrupt.experiment import reproduce_captioning
 
 if __name__ == "__main__":
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/connect-collapse-corrupt")

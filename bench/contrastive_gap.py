@@ -10,7 +10,7 @@ from pathlib import Path
 
 from measure import save
 
-from gapless.reproduce.contrastive_gap import reproduce
+from gapless.reproduce.contrastive_gap.experiment import reproduce
 
 METRICS = (
     "centroid_distance",

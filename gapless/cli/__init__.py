@@ -15,13 +15,13 @@ from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 
 from gapless import __version__
-from gapless.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
 from gapless.cli import caption, evaluate, geometry, launch, reports, robustness
 from gapless.cli.runs import add_config_arguments, add_run_arguments, config_of
 from gapless.config import Config
+from gapless.config.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
+from gapless.config.parsing import parse_arguments
 from gapless.environment import read_processes
 from gapless.errors import ConfigError, DataError, GaplessError, LostProcessError, StoppedError, lost_process
-from gapless.parsing import parse_arguments
 from gapless.signals import Ended, FirstSignal, ended_by_signals, let_in
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,9 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 
 def _prepare(arguments: Any) -> None:
     from gapless.config import DataConfig
+    from gapless.config.rules import check_config
     from gapless.data import build_source
     from gapless.data.prepare import prepare_shards
-    from gapless.rules import check_config
 
     data = DataConfig(
         source=arguments.source,
@@ -138,7 +138,7 @@ def _export(arguments: Any) -> None:
     output = arguments.output or arguments.run / "export"
     if any((arguments.run / "checkpoints").glob("*/captioner.json")):
         caption.needs_extra()
-        from gapless.decode.export import export_captioner
+        from gapless.decode.captions.export import export_captioner
 
         checkpoint = export_captioner(arguments.run, arguments.checkpoint, output)
         print(f"{checkpoint.name} exported to {output}; gapless caption eval {output} uses it")
@@ -146,7 +146,7 @@ def _export(arguments: Any) -> None:
     if (arguments.run / "open_clip_config.json").is_file():
         _export_folder(arguments.run, arguments.checkpoint, output)
         return
-    from gapless.train.run import export_checkpoint
+    from gapless.train.clip import export_checkpoint
 
     checkpoint = export_checkpoint(arguments.run, arguments.checkpoint, output)
     print(f"{checkpoint.name} exported to {output}; open_clip loads it as local-dir:{output}")

@@ -7,11 +7,11 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from gapless.arguments import Location, NonNegativeInteger, PositiveInteger
 from gapless.cli.checkpoints import named_checkpoint
 from gapless.cli.evaluate import PRETRAINED
 from gapless.cli.runs import add_run_arguments, config_of
 from gapless.config import DataConfig
+from gapless.config.arguments import Location, NonNegativeInteger, PositiveInteger
 from gapless.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -88,15 +88,15 @@ def _print_written(written: dict[str, int], folder: Path) -> None:
 def add_train(parser: ArgumentParser) -> None:
     """What ``gapless caption train`` takes."""
     needs_extra()
-    from gapless.decode.config import CaptionConfig
+    from gapless.decode.captions.config import CaptionConfig
 
     add_run_arguments(parser, CaptionConfig)
 
 
 def run_train(arguments: Any) -> None:
     """Train, or continue."""
-    from gapless.decode.config import CaptionConfig
-    from gapless.decode.training import train_captioner
+    from gapless.decode.captions.config import CaptionConfig
+    from gapless.decode.captions.training import train_captioner
 
     folder = train_captioner(config_of(arguments, CaptionConfig), arguments.fresh, arguments.resume)
     logger.info("done: %s (metrics.jsonl, checkpoints, export)", folder)
@@ -108,7 +108,7 @@ def run_train(arguments: Any) -> None:
 def add_eval(parser: ArgumentParser) -> None:
     """What ``gapless caption eval`` takes."""
     needs_extra()
-    from gapless.decode.evaluate import CaptionPlan
+    from gapless.decode.captions.evaluate import CaptionPlan
 
     parser.add_argument("captioner", type=Path, help="A run of gapless caption train, its export or a checkpoint.")
     parser.add_argument(
@@ -125,7 +125,7 @@ def run_eval(arguments: Any) -> None:
     from accelerate import PartialState
 
     from gapless.decode import load_captioner
-    from gapless.decode.evaluate import CaptionPlan, check_plan, save_captions, score_captions, write_captions
+    from gapless.decode.captions.evaluate import CaptionPlan, check_plan, save_captions, score_captions, write_captions
     from gapless.eval.results import results_folder
     from gapless.models import check_model
     from gapless.report import Cell, Table

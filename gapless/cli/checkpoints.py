@@ -16,7 +16,7 @@ def named_checkpoint(run: Path, name: str) -> Path:
         ConfigError: the run is no folder.
         DataError: there is no such checkpoint, or only a part of it.
     """
-    from gapless.train.resume import find_checkpoint
+    from gapless.engine.resume import find_checkpoint
 
     if not run.is_dir():
         raise ConfigError(f"checkpoint: {run} is not the folder of a run")

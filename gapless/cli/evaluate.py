@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from gapless.arguments import Location
 from gapless.cli.checkpoints import named_checkpoint
 from gapless.config import EvalPlan
+from gapless.config.arguments import Location
 from gapless.errors import ConfigError, DataError
 
 PRETRAINED = "Tag or weights file of an open_clip model; none for random weights."

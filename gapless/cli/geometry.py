@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from gapless.arguments import (
+from gapless.config.arguments import (
     FiniteNumber,
     FractionAboveZero,
     NonNegativeInteger,

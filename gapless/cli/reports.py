@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from gapless.arguments import Location, PositiveInteger, Seed
 from gapless.cli.caption import needs_extra
+from gapless.config.arguments import Location, PositiveInteger, Seed
 from gapless.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def run_sweep_file(arguments: Any) -> None:
     """Run the members, and print their table."""
     from rich.console import Console
 
-    from gapless.reproduce.sweep import run_sweep
+    from gapless.sweep import run_sweep
 
     a = arguments
     Console().print(run_sweep(a.file, a.jobs, a.count, a.record, a.allow_missing, a.seed).terminal())
@@ -153,14 +153,14 @@ def run_reproduce(arguments: Any) -> None:
         run_demo(output, arguments.quick)
         return
     if arguments.experiment != "contrastive-gap":
-        from gapless.reproduce.geometry import reproduce_geometry
+        from gapless.reproduce.bug_or_feature.experiment import reproduce_geometry
 
         if arguments.experiment == "connect-collapse-corrupt" and arguments.only == "captioning":
             _captioning(arguments, output)
             return
         reproduce_geometry(arguments.experiment, output, arguments.source, arguments.quick)
         return
-    from gapless.reproduce.contrastive_gap import reproduce
+    from gapless.reproduce.contrastive_gap.experiment import reproduce
 
     reproduce(
         output,
@@ -177,7 +177,7 @@ def run_reproduce(arguments: Any) -> None:
 def _captioning(arguments: Any, output: Path) -> None:
     needs_extra()
     from gapless.config import DataConfig
-    from gapless.reproduce.captioning import reproduce_captioning
+    from gapless.reproduce.connect_collapse_corrupt.experiment import reproduce_captioning
 
     data = DataConfig()
     if arguments.edition == "coco":

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from gapless.arguments import AtLeastTwo, FiniteNumber, NonNegativeNumber, PositiveInteger
 from gapless.cli.geometry import add_sources, sources_of
+from gapless.config.arguments import AtLeastTwo, FiniteNumber, NonNegativeNumber, PositiveInteger
 from gapless.errors import ConfigError
 from gapless.run_folder import check_file, write_text
 
@@ -155,9 +155,9 @@ def run_simulate(arguments: Any) -> None:
     """Run, print beside the paper's numbers, write and draw."""
     from rich.progress import Progress
 
-    from gapless.geometry.simulate import SIMULATIONS
     from gapless.report import Table
-    from gapless.reproduce.geometry import draw_simulated, simulated_rows
+    from gapless.reproduce.bug_or_feature.experiment import draw_simulated, simulated_rows
+    from gapless.reproduce.bug_or_feature.simulations import SIMULATIONS
 
     names = list(SIMULATIONS) if arguments.names == ["all"] else arguments.names
     if not names:

@@ -1,8 +1,8 @@
 """Cross-modal tasks from one modality: decoders over embeddings (connect, collapse, corrupt)."""
 
-from gapless.decode.captioner import Captioner, Decoding, load_captioner, save_captioner
+from gapless.decode.captions.captioner import Captioner, Decoding, load_captioner, save_captioner
+from gapless.decode.captions.training import train_captioner
 from gapless.decode.store import Features, FeatureStore, save_features, save_means
-from gapless.decode.training import train_captioner
 from gapless.decode.transforms import Preparation, collapse, corrupt
 
 __all__ = [

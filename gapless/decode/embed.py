@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from gapless.config import Config, DataConfig
+from gapless.config.rules import check_config
 from gapless.data import PairSource, build_source
 from gapless.decode.store import NAME, save_features, save_means
 from gapless.environment import join_processes
@@ -15,7 +16,6 @@ from gapless.errors import ConfigError, DataError
 from gapless.eval.cache import weights_digest
 from gapless.eval.suite import Precision, Suite
 from gapless.models import load_model
-from gapless.rules import check_config
 from gapless.run_folder import rewritten
 
 logger = logging.getLogger(__name__)

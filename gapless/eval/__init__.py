@@ -2,10 +2,10 @@
 
 from gapless.eval.embeddings import load_pairs, save_pairs
 from gapless.eval.features import PairFeatures, embed_classes, embed_images, embed_pairs, embed_texts
+from gapless.eval.metrics.retrieval import retrieval_ranks, retrieval_recall
+from gapless.eval.metrics.simat import simat_score
+from gapless.eval.metrics.zero_shot import zero_shot_accuracy
 from gapless.eval.pairs import PairEvaluation, build_pair_evaluation
-from gapless.eval.retrieval import retrieval_ranks, retrieval_recall
-from gapless.eval.simat import simat_score
-from gapless.eval.zero_shot import zero_shot_accuracy
 
 __all__ = [
     "PairEvaluation",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gapless.data.emoji import emoji_edits
 from gapless.errors import DataError
+from gapless.eval.metrics.simat import Domain, Table, load_edits, load_oracle, read_columns, simat_score
 from gapless.eval.results import Result, file_hash
-from gapless.eval.simat import Domain, Table, load_edits, load_oracle, read_columns, simat_score
 from gapless.eval.suite import Suite
 
 HEADS = ("image.weight", "image.bias", "text.weight", "text.bias")

@@ -17,8 +17,8 @@ from gapless.data.samples import told_of
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError
 from gapless.eval.features import Autocast, PairFeatures, embed_classes, embed_pairs
-from gapless.eval.retrieval import retrieval_recall
-from gapless.eval.zero_shot import zero_shot_accuracy
+from gapless.eval.metrics.retrieval import retrieval_recall
+from gapless.eval.metrics.zero_shot import zero_shot_accuracy
 from gapless.geometry import gap_metrics
 from gapless.models import ClipModel, Tokenizer
 

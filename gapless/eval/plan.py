@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gapless.config import Config, DataConfig, EvalPlan, check_types, flatten
+from gapless.config.rules import Rule, check_config
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import ConfigError
 from gapless.eval.results import Result
-from gapless.rules import Rule, check_config
 
 PLACES = ("path", "val_path", "karpathy")
 """Keys of the data that say where they lie."""

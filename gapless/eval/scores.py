@@ -12,13 +12,13 @@ from gapless.data.labelled import LabelledSet
 from gapless.errors import ConfigError
 from gapless.eval.arithmetic import evaluate_emoji_arithmetic, evaluate_simat
 from gapless.eval.choices import Question, evaluate_vqa
-from gapless.eval.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
+from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
+from gapless.eval.metrics.retrieval import recall_at, retrieval_ranks
+from gapless.eval.metrics.simat import Domain
 from gapless.eval.noise import choice_noise, class_noise
 from gapless.eval.pairs import PairEvaluation
 from gapless.eval.plan import with_settings
 from gapless.eval.results import Result
-from gapless.eval.retrieval import recall_at, retrieval_ranks
-from gapless.eval.simat import Domain
 from gapless.eval.suite import EmbeddedPairs, Suite
 from gapless.geometry import whole_gap
 

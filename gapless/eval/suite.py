@@ -21,9 +21,9 @@ from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
 from gapless.eval.cache import FeatureCache
 from gapless.eval.features import Autocast, ImageFeatures, embed_classes, embed_images, embed_texts
-from gapless.eval.probe import fit_linear_probe, probe_scores
+from gapless.eval.metrics.probe import fit_linear_probe, probe_scores
+from gapless.eval.metrics.zero_shot import class_gap, logit_accuracy, zero_shot_accuracy, zero_shot_hits
 from gapless.eval.results import Result, digest_of
-from gapless.eval.zero_shot import class_gap, logit_accuracy, zero_shot_accuracy, zero_shot_hits
 from gapless.geometry import Transform
 from gapless.models import LoadedModel
 

@@ -19,13 +19,13 @@ import torch
 from accelerate import PartialState
 
 from gapless.config import Config, EvalPlan
+from gapless.engine.run import run_folder
 from gapless.errors import DataError, GaplessError, StoppedError
 from gapless.eval.results import Result, digest_of, load_result, save_result
 from gapless.eval.run import evaluate
 from gapless.models import load_model
 from gapless.run_folder import write_text
 from gapless.train import run_training
-from gapless.train.runs import run_folder
 
 logger = logging.getLogger(__name__)
 

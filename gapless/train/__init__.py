@@ -1,5 +1,5 @@
 """Training on Accelerate: one loop, exact resume, the same numbers on any number of processes."""
 
-from gapless.train.run import run_training
+from gapless.train.clip import run_training
 
 __all__ = ["run_training"]

@@ -9,18 +9,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gapless.config import Config, TrackingConfig
+from gapless.config.rules import check_config
 from gapless.data import Batch, Place, build_source, build_train_data
 from gapless.data.images import LONG_CAPTION
 from gapless.data.loader import StreamTrainData
 from gapless.data.sources import is_stream
 from gapless.data.tokens import CaptionTokenizer
+from gapless.engine.run import build_accelerator, run_folder
+from gapless.engine.tracking import check_trackers
 from gapless.errors import DataError, GaplessError
 from gapless.eval import build_pair_evaluation
 from gapless.models import ClipModel, Tokenizer, build_model
-from gapless.rules import check_config
-from gapless.train.run import build_objective, make_trainable
-from gapless.train.runs import build_accelerator, run_folder
-from gapless.train.tracking import check_trackers
+from gapless.train.clip import build_objective, make_trainable
 
 
 @dataclass

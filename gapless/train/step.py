@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gapless.data import Batch
+from gapless.engine.processes import gather_rows
 from gapless.losses import Objective
 from gapless.losses.pairs import num_duplicates
-from gapless.train.gather import gather_rows
 
 Output = dict[str, Tensor]
 

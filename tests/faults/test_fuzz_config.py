@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gapless.config import Config, EvalPlan, flatten, parser_of, read_arguments
-from gapless.decode.config import CaptionConfig, check_caption_config
+from gapless.config.overlays import read_file
+from gapless.config.rules import check_config
+from gapless.decode.captions.config import CaptionConfig, check_caption_config
 from gapless.errors import ConfigError
-from gapless.overlays import read_file
-from gapless.rules import check_config
 
 FULL = os.environ.get("GAPLESS_FAULTS") == "full"
 FILES = 30_000 if FULL else 2_000

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gapless.errors import ConfigError
-from gapless.reproduce.sweep.command import command_of
-from gapless.reproduce.sweep.file import KEYS, METRIC_KEYS, REFUSED, load_sweep, read_sweep
-from gapless.reproduce.sweep.parameters import DISTRIBUTIONS, EXPONENTS
-from gapless.reproduce.sweep.search import Trial, can_draw, next_parameters
+from gapless.sweep.command import command_of
+from gapless.sweep.file import KEYS, METRIC_KEYS, REFUSED, load_sweep, read_sweep
+from gapless.sweep.parameters import DISTRIBUTIONS, EXPONENTS
+from gapless.sweep.search import Trial, can_draw, next_parameters
 
 NUMBERS = [-3, 0, 1, 2, 12, -0.5, 0.0, 0.25, 1.5, 1e-6, 1e-320, 1e308, -1e308, 10**400, float("nan"), float("inf")]
 STRANGE = [

@@ -5,11 +5,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from gapless.engine import processes as engine_processes
+from gapless.engine.processes import Processes, gather_rows
 from gapless.losses import Objective
 from gapless.losses.objective import BUILT_IN
 from gapless.losses.shared import TILED, tiled_terms
-from gapless.train import gather
-from gapless.train.gather import Processes, gather_rows
 from tests.processes import run_processes
 
 SCALE = 20.0
@@ -213,7 +213,7 @@ def sent(sizes):
 
         return counted_call
 
-    for place, name in ((gather, "_all_gather"), (gather, "_reduce_scatter"), (dist, "all_reduce")):
+    for place, name in ((engine_processes, "_all_gather"), (engine_processes, "_reduce_scatter"), (dist, "all_reduce")):
         setattr(place, name, counting(name, getattr(place, name)))
     rank = dist.get_rank()
     x, y = features(sum(sizes), 8, torch.float32)

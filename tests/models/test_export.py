@@ -122,7 +122,7 @@ def test_a_tokenizer_that_is_missing_has_a_line_of_its_own(export, tmp_path, mon
     weights = tmp_path / "w.safetensors"
     weights.write_bytes((export / "open_clip_model.safetensors").read_bytes())
     monkeypatch.setattr("gapless.models.build.create_clip", None)
-    monkeypatch.setattr("gapless.train.run.build_train_data", None)
+    monkeypatch.setattr("gapless.train.clip.build_train_data", None)
     changes = {"model__architecture": TINY | {"text_cfg": text}, "model__pretrained": str(weights)}
     path = write_config(tiny_config(tmp_path / "runs", **changes), tmp_path / "config.yaml")
     for verb in ("train", "doctor"):

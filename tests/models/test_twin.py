@@ -97,7 +97,7 @@ def test_both_towers_learn_and_an_empty_part_of_a_batch_has_no_rows():
 
 def test_settings_that_cannot_work_name_their_key():
     from gapless.config import Config, DataConfig
-    from gapless.rules import check_config
+    from gapless.config.rules import check_config
 
     image_image = ModelConfig(name="custom", architecture=TINY, towers="image-image")
     for config, key in (

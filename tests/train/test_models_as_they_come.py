@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 from gapless.config import Config, ModelConfig
 from gapless.errors import ConfigError
 from gapless.models import build_model, load_export
-from gapless.train.run import build_objective, make_trainable
+from gapless.train.clip import build_objective, make_trainable
 from tests.runs import TINY, metrics, run, tiny_config, write_config
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gapless.config import ModelConfig, OptimConfig
+from gapless.engine.optim import build_optimizer
 from gapless.models import build_model
-from gapless.train.optim import build_optimizer
 from gapless.train.schedule import scheduled
 from tests.runs import TINY, metrics, run, tiny_config, write_config
 

@@ -11,15 +11,15 @@ from torch.distributed.fsdp import fully_shard
 
 from gapless.config import ModelConfig, OptimConfig
 from gapless.data import Batch
-from gapless.decode.batches import Said
-from gapless.decode.training import CaptionEvaluation
+from gapless.decode.captions.batches import Said
+from gapless.decode.captions.training import CaptionEvaluation
+from gapless.engine.loop import averaged
+from gapless.engine.optim import WeightAverage, build_optimizer
+from gapless.engine.run import refuse_fsdp1
 from gapless.errors import ConfigError
 from gapless.eval.features import embed_images, embed_pairs, embed_texts
 from gapless.losses import Objective
 from gapless.models import build_model
-from gapless.train.loop import averaged
-from gapless.train.optim import WeightAverage, build_optimizer
-from gapless.train.runs import refuse_fsdp1
 from gapless.train.step import ContrastiveStep
 from tests.processes import run_processes
 from tests.runs import TINY

@@ -14,12 +14,12 @@ from torch.distributed.fsdp import fully_shard
 
 from gapless.config import ModelConfig, OptimConfig
 from gapless.data import Batch
+from gapless.engine.checkpoint import Checkpoints, Progress, full
+from gapless.engine.optim import WeightAverage, build_optimizer
+from gapless.engine.processes import Processes, exchange, gather_rows
+from gapless.engine.resume import load_optimizer
 from gapless.losses import Objective
 from gapless.models import build_model, load_export, save_export
-from gapless.train.checkpoint import Checkpoints, Progress, full
-from gapless.train.gather import Processes, exchange, gather_rows
-from gapless.train.optim import WeightAverage, build_optimizer
-from gapless.train.resume import load_optimizer
 from gapless.train.step import ContrastiveStep
 from tests.processes import run_processes
 from tests.runs import TINY

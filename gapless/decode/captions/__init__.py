@@ -1,0 +1,1 @@
+"""Captions from embeddings: a decoder that is trained on one modality and used on the other."""

@@ -1,0 +1,132 @@
+"""What a YAML file can say of a captioner and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gapless.config import CheckpointConfig, OptimConfig, TrackingConfig, TrainConfig, check_types
+from gapless.config.arguments import (
+    AtLeastTwo,
+    FiniteNumber,
+    FractionAboveZero,
+    Location,
+    NonNegativeNumber,
+    PositiveInteger,
+    Seed,
+    VocabularySize,
+)
+from gapless.config.rules import Rule, refuse
+
+
+@dataclass
+class FeaturesConfig:
+    """Which embeddings and captions are learned from."""
+
+    path: Location = ""
+    """Folder of embeddings, of gapless caption embed or of your own (docs/caption.md)."""
+    modality: str = "text"
+    """Modality that is learned from: text reconstructs texts and opens nothing else, image learns from pairs."""
+    fraction: FractionAboveZero = 1.0
+    """Share of the ids that is used, a random subset fixed by the seed, at least one."""
+    batch_size: PositiveInteger = 40
+    """Captions in a global batch, over all processes together."""
+    max_tokens: AtLeastTwo = 40
+    """Longer captions are cut to so many tokens, and counted."""
+
+
+@dataclass
+class PrepareConfig:
+    """Collapse and corrupt (connect-collapse-corrupt, Algorithm 1)."""
+
+    collapse: bool = True
+    """Subtract each modality's training mean."""
+    noise: NonNegativeNumber = 0.1265
+    """Standard deviation of each component of the Gaussian noise in training; 0 for none."""
+    span_of: tuple[str, str] | None = None
+    """Two modalities, such as [image, text]: no noise along the difference of their means. Null for noise in all
+    directions."""
+    renormalise: bool = True
+    """Length 1 again at the end, as the paper's code does and its text does not say."""
+
+
+@dataclass
+class DecoderConfig:
+    """The mapper and the language model."""
+
+    start: Location | None = None
+    """Run or export of a captioner to continue from, with its mapper, tokens and architecture; what follows is then
+    not used, but for frozen."""
+    name: Location | None = None
+    """GPT-2 of Hugging Face by name or folder; null starts from scratch."""
+    architecture: dict[str, int | FiniteNumber] = field(
+        default_factory=lambda: {"n_layer": 4, "n_head": 4, "n_embd": 128}
+    )
+    """GPT-2's sizes from scratch, and if wanted its attn_pdrop, embd_pdrop and resid_pdrop."""
+    vocab_size: VocabularySize = 1500
+    """Byte-pair tokens that are learned from the training captions, from scratch."""
+    mapper: Literal["mlp", "transformer"] = "mlp"
+    """What turns an embedding into a prefix: one hidden layer, or a transformer over learned positions (ClipCap)."""
+    prefix_length: PositiveInteger = 10
+    """Embeddings of the prefix."""
+    frozen: bool = False
+    """Train the mapper alone."""
+
+
+@dataclass
+class CaptionEvalConfig:
+    """Evaluation between epochs."""
+
+    every_epochs: PositiveInteger = 1
+    """Epochs between evaluations on the val split of the training modality, without noise."""
+    batch_size: PositiveInteger = 256
+    """Captions of one forward pass in a process."""
+
+
+@dataclass
+class CaptionConfig:
+    """One training run of a captioner."""
+
+    name: str = "caption"
+    """Folder of the run under output; {hash} becomes eight characters of the config, for sweeps."""
+    output: Location = "runs"
+    """Folder of all runs."""
+    seed: Seed = 42
+    """Seed of initialisation, shuffling and noise."""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """Which embeddings and captions are learned from."""
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    """Collapse and corrupt."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """The mapper and the language model."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=2e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, schedule="linear")
+    )
+    """AdamW, its schedule, clipping and averaging."""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10))
+    """Length, precision and memory of the training loop."""
+    eval: CaptionEvalConfig = field(default_factory=CaptionEvalConfig)
+    """Evaluation between epochs."""
+    checkpoint: CheckpointConfig = field(
+        default_factory=lambda: CheckpointConfig(best_metric="val/loss", best_mode="min")
+    )
+    """What is saved so that an interrupted run continues exactly."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Trackers beside metrics.jsonl."""
+
+
+def check_caption_config(config: CaptionConfig) -> None:
+    """Raise ConfigError with the first key whose value cannot work."""
+    c = config
+    check_types(config)
+    span = c.prepare.span_of
+    rules: list[Rule] = [
+        ("features.path", bool(c.features.path), "the folder of embeddings"),
+        (
+            "features.max_tokens",
+            c.features.max_tokens <= 10_000,
+            "at most 10,000 positions of the decoder",
+        ),
+        ("prepare.span_of", span is None or span[0] != span[1], "two different modalities, or null"),
+    ]
+    refuse(config, rules)

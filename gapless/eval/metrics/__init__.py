@@ -1,0 +1,1 @@
+"""Pure metrics: from features, labels or texts to numbers."""
