@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -76,6 +78,15 @@ def test_help_names_every_verb_and_key(capsys):
         assert words in told
     assert "did you mean train?" in run("trian", code=2)
     assert "gapless 0." in run("--version")
+
+
+def test_help_waits_for_no_heavy_import():
+    code = (
+        "import sys\nfrom gapless.cli import overview\noverview()\nprint([m for m in sys.argv[1:] if m in sys.modules])"
+    )
+    heavy = ("torch", "open_clip", "accelerate", "matplotlib", "sklearn", "transformers")
+    found = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_gap_of_two_files(tmp_path):

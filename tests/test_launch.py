@@ -9,6 +9,7 @@ def test_what_comes_before_the_verb_is_for_accelerate():
     words = ["--num_processes", "2", "caption", "train", "--name=eval"]
     assert launched(words, ["caption", "eval"]) == ["caption", "train", "--name=eval"]
     assert "launch: [options of accelerate launch] VERB" in run("launch", "--num_processes", "2", code=2)
+    assert "usage: gapless launch [options of accelerate launch] VERB" in run("launch", "--help")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gapless.cli import VERBS, Verb, _parser_of
+from gapless.cli.verbs import VERBS, Verb, parser_of
 from gapless.errors import LostProcessError, lost_process, waiting_for
 from gapless.run_folder import write_whole
 from gapless.signals import StopFlag
@@ -19,10 +19,10 @@ def verb(monkeypatch):
 
     def make(function, continues=False):
         monkeypatch.setitem(VERBS, "report", Verb("a verb", lambda parser: None, lambda _: function(), continues))
-        _parser_of.cache_clear()
+        parser_of.cache_clear()
 
     yield make
-    _parser_of.cache_clear()
+    parser_of.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gapless.cli.checkpoints import named_checkpoint
 from gapless.cli.evaluate import PRETRAINED
+from gapless.cli.extras import needs_caption_extra
 from gapless.cli.runs import add_run_arguments, config_of
 from gapless.config import DataConfig
 from gapless.config.arguments import Location, NonNegativeInteger, PositiveInteger
@@ -17,18 +18,6 @@ from gapless.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
-
-
-def needs_extra() -> None:
-    """Raise ConfigError if the extra is not installed."""
-    import importlib.util
-
-    for name in ("transformers", "pycocoevalcap"):
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f'gapless caption needs {name}: pip install "gapless[caption]"')
-
-
-# --- embed, convert ----------------------------------------------------------------------------------------------
 
 
 def add_embed(parser: ArgumentParser) -> None:
@@ -82,12 +71,9 @@ def _print_written(written: dict[str, int], folder: Path) -> None:
     print(f"{', '.join(f'{rows} {name}' for name, rows in written.items())} in {folder}")
 
 
-# --- train -------------------------------------------------------------------------------------------------------
-
-
 def add_train(parser: ArgumentParser) -> None:
     """What ``gapless caption train`` takes."""
-    needs_extra()
+    needs_caption_extra()
     from gapless.decode.captions.config import CaptionConfig
 
     add_run_arguments(parser, CaptionConfig)
@@ -102,12 +88,9 @@ def run_train(arguments: Any) -> None:
     logger.info("done: %s (metrics.jsonl, checkpoints, export)", folder)
 
 
-# --- eval --------------------------------------------------------------------------------------------------------
-
-
 def add_eval(parser: ArgumentParser) -> None:
     """What ``gapless caption eval`` takes."""
-    needs_extra()
+    needs_caption_extra()
     from gapless.decode.captions.evaluate import CaptionPlan
 
     parser.add_argument("captioner", type=Path, help="A run of gapless caption train, its export or a checkpoint.")

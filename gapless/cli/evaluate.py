@@ -29,7 +29,7 @@ HEADLINES = {
 """Metrics that the table shows of a task; of others all."""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_eval(parser: ArgumentParser) -> None:
     """What ``gapless eval`` takes."""
     parser.add_argument(
         "model", nargs="?", type=Location, default=None, help="A run, an export folder, or an open_clip model name."
@@ -49,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--compare", nargs="+", type=Path, default=None, help="Show results of runs side by side.")
 
 
-def run(arguments: Any) -> None:
+def run_eval(arguments: Any) -> None:
     """Evaluate, interpolate or compare, and print the table."""
     from accelerate import PartialState
 

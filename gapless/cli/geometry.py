@@ -65,9 +65,6 @@ def sources_of(arguments: Any) -> tuple[Path, Path]:
     return arguments.images, arguments.texts
 
 
-# --- gap ---------------------------------------------------------------------------------------------------------
-
-
 def add_gap(parser: ArgumentParser) -> None:
     """What ``gapless gap`` takes."""
     add_sources(parser)
@@ -167,9 +164,6 @@ def _draw(x: Any, y: Any, folder: Path) -> None:
         else:
             embedding_maps({"": (x[:2000], y[:2000])}, {}, folder / name)
     print(f"figures in {folder}")
-
-
-# --- close -------------------------------------------------------------------------------------------------------
 
 
 def add_close(parser: ArgumentParser) -> None:

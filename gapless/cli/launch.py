@@ -23,7 +23,7 @@ MESSAGE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable with the file from which torch's launcher takes what a process that failed has to say."""
 
 
-def launch(arguments: Sequence[str], verbs: Collection[str]) -> int:
+def launch_processes(arguments: Sequence[str], verbs: Collection[str]) -> int:
     """Run ``[options of accelerate launch] VERB [arguments]`` on several processes.
 
     SIGTERM and SIGINT are passed on to all of them and never end the launcher before them.
@@ -39,12 +39,16 @@ def launch(arguments: Sequence[str], verbs: Collection[str]) -> int:
         ConfigError: no verb.
         LostProcessError: a process was killed, or lost another.
     """
+    usage = f"[options of accelerate launch] VERB [arguments], VERB one of {', '.join(verbs)}"
+    if list(arguments[:1]) in (["--help"], ["-h"]):
+        print(f"usage: gapless launch {usage}\n\naccelerate launch --help lists accelerate's options.")
+        return 0
+    command = launched(arguments, verbs)
+    if not command:
+        raise ConfigError(f"launch: {usage}")
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    command = launched(arguments, verbs)
-    if not command:
-        raise ConfigError(f"launch: [options of accelerate launch] VERB [arguments], VERB one of {', '.join(verbs)}")
     options = _on_cpus(list(arguments[: len(arguments) - len(command)]))
     parsed = launch_command_parser().parse_args([*options, "--module", "gapless", *command])
     os.environ[LAUNCHER] = str(os.getpid())

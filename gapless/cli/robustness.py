@@ -1,4 +1,4 @@
-"""``gapless robustness`` and ``simulate``: curves of what noise and training do."""
+"""``gapless robustness``: curves of nearest neighbours under noise."""
 
 import json
 from dataclasses import asdict
@@ -14,10 +14,8 @@ from gapless.config.arguments import AtLeastTwo, FiniteNumber, NonNegativeNumber
 from gapless.errors import ConfigError
 from gapless.run_folder import check_file, write_text
 
-# --- robustness --------------------------------------------------------------------------------------------------
 
-
-def add_noise(parser: ArgumentParser) -> None:
+def add_robustness(parser: ArgumentParser) -> None:
     """What ``gapless robustness`` takes."""
     add_sources(parser)
     parser.add_argument(
@@ -62,7 +60,7 @@ def add_noise(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=None, help="Write the curves as JSON, and a figure beside it.")
 
 
-def run_noise(arguments: Any) -> None:
+def run_robustness(arguments: Any) -> None:
     """Curves of robustness and accuracy over alpha."""
     import torch
     from rich.progress import Progress
@@ -139,49 +137,3 @@ def _draw_curves(curves: dict[str, Any], path: Path) -> None:
         return [Series(n, list(c.alphas), list(getattr(c, part)), k) for k, (n, c) in enumerate(curves.items())]
 
     draw_panels([Panel(part, "alpha", series(part)) for part in ("robustness", "accuracy", "noisy_accuracy")], path)
-
-
-# --- simulate ----------------------------------------------------------------------------------------------------
-
-
-def add_simulate(parser: ArgumentParser) -> None:
-    """What ``gapless simulate`` takes."""
-    parser.add_argument("names", nargs="*", type=str, help="Simulations; none lists them, all runs all.")
-    parser.add_argument("--small", action="store_true", help="Settings of seconds, for a first look.")
-    parser.add_argument("--output", type=Path, default=Path("runs/simulate"), help="Folder of figures and JSON.")
-
-
-def run_simulate(arguments: Any) -> None:
-    """Run, print beside the paper's numbers, write and draw."""
-    from rich.progress import Progress
-
-    from gapless.report import Table
-    from gapless.reproduce.bug_or_feature.experiment import draw_simulated, simulated_rows
-    from gapless.reproduce.bug_or_feature.simulations import SIMULATIONS
-
-    names = list(SIMULATIONS) if arguments.names == ["all"] else arguments.names
-    if not names:
-        print("\n".join(f"{name:<16} {told}" for name, (told, *_) in SIMULATIONS.items()))
-        return
-    unknown = [name for name in names if name not in SIMULATIONS]
-    if unknown:
-        raise ConfigError(f"SIMULATION: {unknown[0]!r} is not one of all, {', '.join(SIMULATIONS)}")
-    for name in names:
-        check_file(arguments.output / f"{name}.json")
-        check_file(arguments.output / f"{name}.png")
-    for name in names:
-        told, function, usual, small = SIMULATIONS[name]
-        settings: dict[str, Any] = dict(small if arguments.small else usual)
-        with Progress(transient=True, console=Console(stderr=True)) as bar:
-            task = bar.add_task(name, total=1.0)
-            found = function(**settings, progress=partial(_advance, bar, task))
-        tree = {"simulation": name, "settings": settings, "numbers": found.numbers, "published": found.published}
-        write_text(arguments.output / f"{name}.json", json.dumps(tree, indent=2) + "\n")
-        draw_simulated(found, arguments.output / f"{name}.png")
-        print(told)
-        Console().print(Table("", ["", "ours", "paper"], simulated_rows(found)).terminal())
-    print(f"figures and numbers in {arguments.output}")
-
-
-def _advance(bar: Any, task: Any, share: float) -> None:
-    bar.update(task, completed=share)

@@ -1,62 +1,13 @@
-"""``gapless report``, ``sweep`` and ``reproduce``: many runs, and what they come to."""
+"""``gapless reproduce``: the experiments of the papers, and the demo."""
 
-import logging
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from gapless.cli.caption import needs_extra
-from gapless.config.arguments import Location, PositiveInteger, Seed
+from gapless.cli.extras import needs_caption_extra
+from gapless.config.arguments import Location, PositiveInteger
 from gapless.errors import ConfigError
-
-logger = logging.getLogger(__name__)
-
-
-def add_report(parser: ArgumentParser) -> None:
-    """What ``gapless report`` takes."""
-    parser.add_argument(
-        "runs", nargs="+", type=Path, help="Folders of runs; what is none beside them is named and passed over."
-    )
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page; .md and .tex beside it.")
-    parser.add_argument("--title", type=str, default=None, help="Title of the page.")
-
-
-def run_report(arguments: Any) -> None:
-    """Write the page."""
-    from gapless.report import METRICS, load_run, write_report
-
-    if arguments.output.suffix != ".html":
-        raise ConfigError(f"output: {arguments.output} must end in .html")
-    runs = [path for path in arguments.runs if (path / METRICS).is_file()]
-    others = [str(path) for path in arguments.runs if path not in runs]
-    if runs and others:  # runs/* has more than runs
-        logger.warning("passed over, no runs with metrics: %s", ", ".join(others))
-    written = write_report([load_run(run) for run in runs or arguments.runs], arguments.output, arguments.title)
-    print(f"{written[0]}, {written[1].name}, {written[2].name} and {len(written) - 3} figures")
-
-
-def add_sweep(parser: ArgumentParser) -> None:
-    """What ``gapless sweep`` takes."""
-    parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
-    parser.add_argument("--jobs", type=PositiveInteger, default=1, help="Runs at a time.")
-    parser.add_argument(
-        "--count", type=PositiveInteger | None, default=None, help="Runs in all, in place of the file's run_cap."
-    )
-    parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
-    parser.add_argument("--seed", type=Seed, default=0, help="Of the draws of random and bayes.")
-    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
-
-
-def run_sweep_file(arguments: Any) -> None:
-    """Run the members, and print their table."""
-    from rich.console import Console
-
-    from gapless.sweep import run_sweep
-
-    a = arguments
-    Console().print(run_sweep(a.file, a.jobs, a.count, a.record, a.allow_missing, a.seed).terminal())
-
 
 Experiment = Literal["demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature"]
 GRID = {"edition", "dimensions", "jobs", "allow_missing"}
@@ -175,7 +126,7 @@ def run_reproduce(arguments: Any) -> None:
 
 
 def _captioning(arguments: Any, output: Path) -> None:
-    needs_extra()
+    needs_caption_extra()
     from gapless.config import DataConfig
     from gapless.reproduce.connect_collapse_corrupt.experiment import reproduce_captioning
 
