@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch starts its threads: small tensors on few cores are slower with many threads than with one.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch starts its threads: on small tensors they only wait for each other, the more where workers share cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import numpy as np
