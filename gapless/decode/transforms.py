@@ -6,11 +6,11 @@ Axis letters: N rows, D dimensions.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gapless.errors import DataError
+from gapless.geometry.spectrum import principal_axes
 
 
 def collapse(embedding: Tensor, mean: Tensor) -> Tensor:
@@ -81,6 +81,5 @@ def orthogonal_shift(embedding: Tensor, length: float) -> Tensor:
 
     What the gap-distance test adds (Appendix G, Table 6): a constant that is orthogonal to the span.
     """
-    centred = (embedding - embedding.mean(dim=0)).double()
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return length * vectors[:, 0].to(embedding)
+    _, directions = principal_axes(embedding)
+    return length * directions[:, -1].to(embedding)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from gapless.errors import ConfigError, DataError
 from gapless.geometry.arrays import check_memory, find_arrays
+from gapless.geometry.procrustes import procrustes
+from gapless.geometry.spectrum import principal_axes
 from gapless.run_folder import write_whole
 
 logger = logging.getLogger(__name__)
@@ -150,8 +152,7 @@ def close_gap(
     if method == "procrustes":
         if len(x) != len(y):
             raise DataError(f"procrustes needs pairs, there are {len(x)} images and {len(y)} texts")
-        u, _, v = torch.linalg.svd(moving.T @ still)
-        return _one_side(moved, method, _single(u @ v), None, {})
+        return _one_side(moved, method, _single(procrustes(moving, still)), None, {})
     gap = still.mean(dim=0) - moving.mean(dim=0)
     told: dict[str, float | str] = {"alpha": alpha, "moved": moved}
     direction = gap
@@ -181,14 +182,13 @@ def principal_components(features: Tensor, epsilon: float = 0.0, reading: Readin
         epsilon: see :func:`close_gap`; 0 keeps every direction in which the points differ.
         reading: of epsilon.
     """
-    centred = features - features.mean(dim=0)
-    n, d = centred.shape
+    n, d = features.shape
     if n > 4 * d:
-        values, vectors = torch.linalg.eigh(centred.T @ centred)
-        singular, vectors = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+        squares, vectors = principal_axes(features)
+        singular = squares.sqrt()
         tiny = (max(n, d) * torch.finfo(torch.float64).eps) ** 0.5  # squaring halves the digits
     else:
-        _, singular, rows = torch.linalg.svd(centred, full_matrices=False)
+        _, singular, rows = torch.linalg.svd(features - features.mean(dim=0), full_matrices=False)
         vectors, tiny = rows.T, max(n, d) * torch.finfo(torch.float64).eps
     kept = singular > tiny * singular[0]
     if epsilon:

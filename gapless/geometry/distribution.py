@@ -6,8 +6,10 @@ Axis letters: N images, M texts, D dimensions.
 import torch
 from torch import Tensor
 
-STRIP = 1024
-"""Rows whose distances to all others are held at once."""
+from gapless.losses.strips import strips
+
+MEDIAN_OF = 1024
+"""Rows of each cloud between which the median distance is taken."""
 
 
 def centred(features: Tensor) -> Tensor:
@@ -19,8 +21,8 @@ def centred(features: Tensor) -> Tensor:
 def _mean_distances(x: Tensor, y: Tensor, width: float) -> tuple[float, float]:
     """Means over all pairs of rows of |x - y| and of exp(-|x - y|^2 / (2 width^2))."""
     norm = kernel = 0.0
-    for rows in torch.split(x, STRIP):
-        distances = torch.cdist(rows, y)
+    for strip in strips(len(x), len(y)):
+        distances = torch.cdist(x[strip], y)
         norm += float(distances.sum(dtype=torch.float64))
         kernel += float(distances.square_().mul_(-0.5 / width**2).exp_().sum(dtype=torch.float64))
     count = len(x) * len(y)
@@ -43,7 +45,7 @@ def distribution_gap(image_features: Tensor, text_features: Tensor) -> dict[str,
     x, y = centred(image_features), centred(text_features)
     # Quadratic sums in the precision of the features, which decides how long they take.
     u, v = x.to(image_features.dtype), y.to(text_features.dtype)
-    median = float(torch.cdist(u[:STRIP], v[:STRIP]).median()) or 1.0
+    median = float(torch.cdist(u[:MEDIAN_OF], v[:MEDIAN_OF]).median()) or 1.0
     (across, k_across), (x_alone, k_x), (y_alone, k_y) = (
         _mean_distances(a, b, median) for a, b in ((u, v), (u, u), (v, v))
     )

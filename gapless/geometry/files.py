@@ -10,9 +10,8 @@ from torch import Tensor
 
 from gapless.errors import DataError
 from gapless.geometry.arrays import StoredArray, check_memory, find_arrays
+from gapless.losses.strips import strips
 
-CHUNK = 2**22
-"""Numbers that are normalised at a time, in float64."""
 SIDES = ("image", "text")
 
 
@@ -59,17 +58,16 @@ def _unit_rows(path: Path, stored: StoredArray, chosen: Any) -> tuple[Tensor, bo
     features, changed = torch.empty(array.shape), False
     broken: list[int] = []
     zero: list[int] = []
-    step = max(1, CHUNK // array.shape[1])
-    for start in range(0, len(array), step):
+    for strip in strips(len(array), array.shape[1]):
         with np.errstate(all="ignore"):  # a NaN is named below
-            part = torch.from_numpy(np.array(array[start : start + step], dtype=np.float64))
-        broken += [start + i for i in (~part.isfinite().all(dim=1)).nonzero().flatten().tolist()]
+            part = torch.from_numpy(np.array(array[strip], dtype=np.float64))
+        broken += [strip.start + i for i in (~part.isfinite().all(dim=1)).nonzero().flatten().tolist()]
         # By its largest number first: squares of numbers beyond 1e154 or below 1e-162 are infinite or zero.
         largest = part.abs().amax(dim=1, keepdim=True)
-        zero += [start + i for i in (largest == 0).flatten().nonzero().flatten().tolist()]
+        zero += [strip.start + i for i in (largest == 0).flatten().nonzero().flatten().tolist()]
         part /= largest
         norms = part.norm(dim=1, keepdim=True)
-        features[start : start + step] = part / norms
+        features[strip] = part / norms
         changed |= bool(((norms * largest - 1).abs() > 1e-3).any())
     if broken:
         raise DataError(f"{path} has NaN or infinity in {len(broken)} rows, the first is row {broken[0]}")

@@ -3,18 +3,12 @@
 Axis letters: N pairs, D dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-STRIP_ELEMENTS = 2**22
-"""Similarities held at once: 16 MiB in float32."""
-
-
-def _strips(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, STRIP_ELEMENTS // columns)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+from gapless.losses.strips import strips
 
 
 @torch.no_grad()
@@ -35,7 +29,7 @@ def mixing(image_features: Tensor, text_features: Tensor, ks: Sequence[int] = (1
     n, together = len(image_features), torch.cat([image_features, text_features])
     most = {k: min(k, 2 * n - 2) for k in ks}
     same = dict.fromkeys(ks, 0)
-    for rows in _strips(2 * n, 2 * n):
+    for rows in strips(2 * n, 2 * n):
         similarity = together[rows] @ together.T
         index = torch.arange(rows.start, rows.stop)
         here = torch.arange(len(index))
@@ -67,7 +61,7 @@ def pair_neighbours(image_features: Tensor, text_features: Tensor, temperature: 
     highest = torch.full((n,), -torch.inf)  # of each column's logits so far, and the sum of exp below it
     total, to_texts = torch.zeros(n), torch.zeros(n, dtype=torch.float64)
     row_best = torch.empty(n)
-    for rows in _strips(n, n):
+    for rows in strips(n, n):
         logits = x[rows] @ y.T
         row_best[rows] = logits.max(dim=1).values
         best_text = torch.maximum(best_text, logits.max(dim=0).values)
@@ -77,7 +71,7 @@ def pair_neighbours(image_features: Tensor, text_features: Tensor, temperature: 
         total = total * (highest - new).exp() + (logits - new).exp().sum(dim=0)
         highest = new
     to_images = torch.zeros(n, dtype=torch.float64)
-    for rows in _strips(n, n):
+    for rows in strips(n, n):
         weights = (x[rows] @ y.T / temperature - highest).exp() / total
         to_images[rows] = weights.double().sum(dim=1)
     # A pair is its own best up to rounding of the matrix product.
@@ -102,7 +96,7 @@ def mutual_knn(image_features: Tensor, text_features: Tensor, k: int = 10) -> fl
     """
     n = len(image_features)
     k, shared = min(k, n - 1), 0
-    for rows in _strips(n, n):
+    for rows in strips(n, n):
         index = torch.arange(rows.start, rows.stop)
         near = torch.zeros(2, len(index), n, dtype=torch.bool)
         for side, features in enumerate((image_features, text_features)):

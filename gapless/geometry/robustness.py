@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gapless.losses.strips import strips
+
 Family = Literal["gaussian", "uniform", "laplace", "rademacher", "student"]
 FAMILIES: tuple[Family, ...] = ("gaussian", "uniform", "laplace", "rademacher", "student")
 Mode = Literal["l2", "cosine"]
 STUDENT_FREEDOM = 5.0
-STRIP_ELEMENTS = 2**24
-"""Scores held at once: 64 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def nearest(queries: Tensor, candidates: Tensor, mode: Mode = "l2") -> Tensor:
     if mode == "cosine":
         candidates = F.normalize(candidates, dim=1)
     offsets = candidates.square().sum(dim=1) / 2
-    height = max(1, STRIP_ELEMENTS // len(candidates))
-    return torch.cat([(q @ candidates.T - offsets).argmax(dim=1) for q in torch.split(queries, height)])
+    rows = strips(len(queries), len(candidates))
+    return torch.cat([(queries[strip] @ candidates.T - offsets).argmax(dim=1) for strip in rows])
 
 
 def _nearest_of_many(
@@ -147,13 +147,12 @@ def _nearest_of_many(
         return [nearest(queries, each + noise, mode) for each in moved]
     noisy = candidates + noise
     offsets = [(each + noise).square().sum(dim=1) / 2 for each in moved]
-    found: list[list[Tensor]] = [[] for _ in moved]
-    height = max(1, STRIP_ELEMENTS // len(candidates))
-    for q in torch.split(queries, height):
-        scores = q @ noisy.T  # q . alpha g is the same for all candidates
+    neighbours = torch.empty(len(moved), len(queries), dtype=torch.int64, device=queries.device)
+    for strip in strips(len(queries), len(candidates)):
+        scores = queries[strip] @ noisy.T  # q . alpha g is the same for all candidates
         for a, offset in enumerate(offsets):
-            found[a].append((scores - offset).argmax(dim=1))
-    return [torch.cat(parts) for parts in found]
+            neighbours[a, strip] = (scores - offset).argmax(dim=1)
+    return list(neighbours)
 
 
 def quantise(features: Tensor, levels: int, low: float = -3.0, high: float = 3.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many dimensions a cloud of embeddings fills.
+"""Principal components of a cloud of embeddings, and how many dimensions it fills.
 
 Axis letters: N points, D dimensions.
 """
@@ -6,8 +6,31 @@ Axis letters: N points, D dimensions.
 import torch
 from torch import Tensor
 
-ROWS = 4096
-"""Rows that are held in float64 at once."""
+from gapless.losses.strips import strips
+
+
+def scatter(features: Tensor) -> Tensor:
+    """Sum of the outer products of the centred rows, (D, D) float64: N times their covariance."""
+    mean = features.mean(dim=0, dtype=torch.float64)
+    total = mean.new_zeros(len(mean), len(mean))
+    for strip in strips(*features.shape):  # a float64 copy of all rows would be the largest thing in memory
+        centred = features[strip].double() - mean
+        total += centred.T @ centred
+    return total
+
+
+def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The directions in which the rows vary, by falling variance.
+
+    Args:
+        features: (N, D), any scale.
+
+    Returns:
+        Sums of the squared coordinates of the centred rows along each direction, (D,) float64; and the directions,
+        orthonormal columns of a (D, D) matrix in float64. Their signs are arbitrary.
+    """
+    values, vectors = torch.linalg.eigh(scatter(features))
+    return values.flip(0).clamp(min=0), vectors.flip(1)
 
 
 def explained_variance(features: Tensor) -> Tensor:
@@ -19,12 +42,7 @@ def explained_variance(features: Tensor) -> Tensor:
     Returns:
         (D,) float64, decreasing, summing to 1; zeros if all points coincide.
     """
-    mean = features.mean(dim=0, dtype=torch.float64)
-    scatter = mean.new_zeros(len(mean), len(mean))
-    for rows in torch.split(features, ROWS):  # a float64 copy of all rows would be the largest thing in memory
-        centred = rows.double() - mean
-        scatter += centred.T @ centred
-    eigenvalues = torch.linalg.eigvalsh(scatter).flip(0).clamp(min=0)
+    eigenvalues = torch.linalg.eigvalsh(scatter(features)).flip(0).clamp(min=0)
     return eigenvalues / eigenvalues.sum().clamp(min=torch.finfo(torch.float64).tiny)
 
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gapless.losses.strips import strips
+
 EXCLUDED = -1e30
 """In place of the similarity or logit of a pair that does not repel. Its exponential is 0, and being finite it makes
 no difference or product nan."""
-STRIP_ELEMENTS = 2**22
-"""Pairs compared at once."""
 
 
 def excluded_pairs(num_pairs: int, groups: Tensor | None, rows: slice, device: torch.device) -> Tensor:
@@ -46,9 +46,9 @@ def num_repelling(num_pairs: int, groups: Tensor | None, rows: slice, device: to
     """How many pairs repel each of some rows, float64 (rows,)."""
     if groups is None:
         return torch.full((rows.stop - rows.start,), num_pairs - 1.0, dtype=torch.float64, device=device)
-    height = max(1, STRIP_ELEMENTS // num_pairs)
-    strips = [slice(a, min(a + height, rows.stop)) for a in range(rows.start, rows.stop, height)]
-    counts = [excluded_pairs(num_pairs, groups, strip, device).logical_not().sum(dim=1) for strip in strips]
+    counts = [
+        excluded_pairs(num_pairs, groups, strip, device).logical_not().sum(dim=1) for strip in strips(rows, num_pairs)
+    ]
     return torch.cat([torch.zeros(0, dtype=torch.float64, device=device), *counts])
 
 

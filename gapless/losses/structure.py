@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gapless.losses.pairs import EXCLUDED, excluded_pairs
+from gapless.losses.strips import strips
 
-STRIP_ELEMENTS = 2**22
 KOLEO_EPS = 1e-8
 
 
@@ -81,12 +81,11 @@ def _nearest(x: Tensor, groups: Tensor | None, rows: slice) -> tuple[Tensor, Ten
     """Index of each row's nearest neighbour, and whether it has none."""
     if len(x) < 2:
         raise ValueError(f"koleo needs at least 2 pairs, got {len(x)}")
-    step, found, alone = max(1, STRIP_ELEMENTS // len(x)), [], []
-    for start in range(rows.start, rows.stop, step):
-        strip = slice(start, min(start + step, rows.stop))
+    nearest, alone = [], []
+    for strip in strips(rows, len(x)):
         similar = x[strip] @ x.T
         best = similar.masked_fill_(excluded_pairs(len(x), groups, strip, x.device), EXCLUDED).max(dim=1)
-        found.append(best.indices)
+        nearest.append(best.indices)
         alone.append(best.values == EXCLUDED)
     empty = torch.zeros(0, dtype=torch.long, device=x.device)
-    return torch.cat([empty, *found]), torch.cat([empty.bool(), *alone])
+    return torch.cat([empty, *nearest]), torch.cat([empty.bool(), *alone])

@@ -16,7 +16,7 @@ from gapless.losses.heads import Head, gaussian_kernel
 from gapless.losses.pairs import EXCLUDED, excluded_pairs
 
 STRIP_ELEMENTS = 2**21
-"""Similarities of a strip: 8 MiB in float32."""
+"""Similarities of a strip: 8 MiB in float32. It is half that of :mod:`gapless.losses.strips`, as three are in use."""
 KEPT_ELEMENTS = 2**24
 """Similarities kept from the forward to the backward pass, up to KEPT_PAIRS pairs: 64 MiB in float32."""
 KEPT_PAIRS = 2**12

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gapless.losses.pairs import EXCLUDED, excluded_pairs
-
-STRIP_ELEMENTS = 2**24
-"""Similarities held at once: 64 MiB in float32."""
+from gapless.losses.strips import strips
 
 
 def intra_uniformity(features: Tensor, t: float = 2.0, groups: Tensor | None = None) -> Tensor:
@@ -94,11 +92,10 @@ def _log_mean_kernel(x: Tensor, y: Tensor, t: float, groups: Tensor | None = Non
         raise ValueError(f"uniformity needs at least 2 pairs, got {n}")
     if groups is None and not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
         return log_mean(_kernel_sum(x, y, t), n * (n - 1)).to(x.dtype)
-    rows = max(1, STRIP_ELEMENTS // n)
     total = count = x.new_zeros((), dtype=torch.float64)
-    for start in range(0, n, rows):
-        exponent = 2 * t * (x[start : start + rows] @ y.T - 1)  # -t |x - y|^2 on the unit sphere
-        excluded = excluded_pairs(n, groups, slice(start, start + len(exponent)), x.device)
+    for strip in strips(n, n):
+        exponent = 2 * t * (x[strip] @ y.T - 1)  # -t |x - y|^2 on the unit sphere
+        excluded = excluded_pairs(n, groups, strip, x.device)
         # Excluded before the sum: subtracting afterwards would cancel digits.
         total = total + exponent.masked_fill(excluded, EXCLUDED).exp().sum().double()
         count = count + excluded.logical_not().sum()
@@ -108,16 +105,16 @@ def _log_mean_kernel(x: Tensor, y: Tensor, t: float, groups: Tensor | None = Non
 def _kernel_sum(x: Tensor, y: Tensor, t: float) -> Tensor:
     """Sum of the kernel over i != j, in place; a cloud with itself costs half."""
     n, alone = len(x), x is y
-    height, total = max(1, STRIP_ELEMENTS // n), x.new_zeros((), dtype=torch.float64)
-    for start in range(0, n, height):
-        first = start if alone else 0
-        s = x[start : start + height] @ y[first:].T
+    total = x.new_zeros((), dtype=torch.float64)
+    for strip in strips(n, n):
+        first = strip.start if alone else 0
+        s = x[strip] @ y[first:].T
         rows = torch.arange(len(s), device=s.device)
-        s[rows, rows + start - first] = EXCLUDED
+        s[rows, rows + strip.start - first] = EXCLUDED
         s.sub_(1).mul_(2 * t).exp_()
-        strip = s.sum(dtype=torch.float64)
+        whole = s.sum(dtype=torch.float64)
         # A square on the diagonal has both orders of its pairs; all that lies beyond it stands for two.
-        total += 2 * strip - s[:, : len(s)].sum(dtype=torch.float64) if alone else strip
+        total += 2 * whole - s[:, : len(s)].sum(dtype=torch.float64) if alone else whole
     return total
 
 

@@ -14,22 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gapless.geometry.procrustes import procrustes
 from gapless.models.architecture import create_clip
 from gapless.models.clip import ClipModel, pooled
 
 TWIN = "twin_cfg"
 """Key of open_clip_config.json that tells a twin from what open_clip loads."""
-
-
-def procrustes(first: Tensor, second: Tensor) -> Tensor:
-    """The orthogonal matrix R, (D, D), that minimises the sum of |x_i - R y_i|^2.
-
-    Args:
-        first: (N, D) features x.
-        second: (N, D) features y of the same pairs.
-    """
-    u, _, v = torch.linalg.svd(first.double().T @ second.double())
-    return (u @ v).float()
 
 
 class Twin(nn.Module):
@@ -112,7 +102,7 @@ class TwinModel(ClipModel):
             how: procrustes for the best rotation or reflection, translate for a shift of the mean.
         """
         if how == "procrustes":
-            self.clip.rotation.copy_(procrustes(first, second) @ self.clip.rotation.cpu())
+            self.clip.rotation.copy_(procrustes(first, second).float() @ self.clip.rotation.cpu())
         else:
             self.clip.shift.copy_((second.double().mean(dim=0) - first.double().mean(dim=0)).float())
 

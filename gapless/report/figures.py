@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from gapless.geometry.spectrum import principal_axes
 from gapless.report.panels import Panel, style
 from gapless.run_folder import write_whole
 
@@ -41,9 +42,7 @@ def embedding_maps(clouds: Clouds, captions: Mapping[str, str], path: Path, link
         places = figure.subplots(height, width, squeeze=False).flat
         for axes, (name, (images, texts)) in zip(places, clouds.items(), strict=False):
             points = torch.cat([images, texts]).double()
-            centred = points - points.mean(dim=0)
-            # The eigenvectors of the covariance; the largest eigenvalues come last.
-            x, y = (centred @ torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2:].flip(1)).T
+            x, y = ((points - points.mean(dim=0)) @ principal_axes(points)[1][:, :2]).T
             n = len(images)
             for i in range(0, n, max(1, n // links)):
                 axes.plot(x[[i, n + i]], y[[i, n + i]], color="0.75", linewidth=0.5, zorder=1)

@@ -19,6 +19,7 @@ from gapless.data.labelled import MAX_PIXELS
 from gapless.data.samples import pick_caption
 from gapless.errors import DataError, GaplessError
 from gapless.eval import PairFeatures, load_pairs
+from gapless.geometry.spectrum import principal_axes
 from gapless.report.runs import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -129,8 +130,7 @@ def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
     both = torch.cat([last.image, last.text]).double()
     flat = last.image.shape[1] <= 3
     centre = torch.zeros(both.shape[1], dtype=torch.float64) if flat else both.mean(dim=0)
-    centred = both - both.mean(dim=0)
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :3]
+    axes = principal_axes(both)[1][:, :3]
     space = torch.eye(both.shape[1], 3, dtype=torch.float64) if flat else axes
     if axes.shape[1] < 3:
         axes = torch.cat([axes, axes.new_zeros(len(axes), 3 - axes.shape[1])], dim=1)

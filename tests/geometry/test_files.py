@@ -80,7 +80,7 @@ def test_rows_of_any_length_get_length_one(tmp_path, scale):
 
 
 def test_rows_are_named_across_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("gapless.geometry.files.CHUNK", 6)
+    monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 6)
     rows = np.ones((7, 3))
     rows[[4, 6]] = 0
     with pytest.raises(DataError, match="2 rows of zeros, the first is row 4"):

@@ -45,7 +45,7 @@ def test_strips_change_nothing(unit, monkeypatch):
     x, y = unit(31, 8).requires_grad_(), unit(31, 8, 1)
     whole = _log_mean_kernel(x, y, 2.0)
     (gradient,) = torch.autograd.grad(whole, x)
-    monkeypatch.setattr("gapless.losses.uniformity.STRIP_ELEMENTS", 5 * 31)
+    monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 5 * 31)
     strips = _log_mean_kernel(x, y, 2.0)
     assert strips.item() == pytest.approx(whole.item(), rel=1e-13)
     torch.testing.assert_close(torch.autograd.grad(strips, x)[0], gradient, rtol=1e-12, atol=1e-15)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-STRIP_ELEMENTS = 2**22
-"""Similarities held at once: 16 MiB in float32."""
+from gapless.losses.strips import strips
 
 
 def joint_clustering(image_features: Tensor, text_features: Tensor, labels: Tensor, seed: int = 0) -> dict[str, float]:
@@ -76,9 +75,8 @@ def mixed_recall(
     fit, score = order[: n // 2], order[n // 2 :]
     statistics = [_off_diagonal(text_features[fit] @ f[fit].T) for f in (image_features, text_features)]
     hits = {(p, c): 0 for p in shares for c in (False, True)}
-    height = max(1, STRIP_ELEMENTS // n)
-    for start in range(0, len(score), height):
-        query = score[start : start + height]
+    for strip in strips(len(score), n):
+        query = score[strip]
         row = torch.arange(len(query))
         for calibrated in (False, True):
             to_image, to_text = text_features[query] @ image_features.T, text_features[query] @ text_features.T
@@ -113,9 +111,8 @@ def intra_modal_retrieval(features: Tensor, labels: Tensor) -> dict[str, float]:
     """
     n = len(features)
     hits, precision, queries = 0, 0.0, 0
-    height = max(1, STRIP_ELEMENTS // n)
-    for start in range(0, n, height):
-        rows = torch.arange(start, min(start + height, n))
+    for strip in strips(n, n):
+        rows = torch.arange(strip.start, strip.stop)
         scores = features[rows] @ features.T
         scores[torch.arange(len(rows)), rows] = -torch.inf
         order = scores.argsort(dim=1, descending=True)[:, : n - 1]

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-STRIP_ELEMENTS = 2**22
-"""Similarities held at once: 16 MiB in float32."""
+from gapless.losses.strips import strips
 
 
 @torch.no_grad()
@@ -35,17 +34,15 @@ def retrieval_ranks(
     order = torch.argsort(owner, stable=True)
     owner, texts = owner[order], text_features[order]
     starts = torch.searchsorted(owner, torch.arange(n + 1, device=device))
-    height = max(1, STRIP_ELEMENTS // len(texts))
-    strips = [slice(a, min(a + height, n)) for a in range(0, n, height)]
     own = torch.empty(len(texts), device=device, dtype=texts.dtype)
-    for strip in strips:
+    for strip in strips(n, len(texts)):
         mine = slice(int(starts[strip.start]), int(starts[strip.stop]))
         block = image_features[strip] @ texts[mine].T
         own[mine] = block[owner[mine] - strip.start, torch.arange(block.shape[1], device=device)]
     best, best_text = _best_of_each(own, owner, n)
     image_ranks, text_ranks = torch.zeros_like(owner), torch.zeros(n, dtype=torch.int64, device=device)
     positions = torch.arange(len(texts), device=device)
-    for strip in strips:
+    for strip in strips(n, len(texts)):
         mine = slice(int(starts[strip.start]), int(starts[strip.stop]))
         scores = image_features[strip] @ texts.T
         scores[owner[mine] - strip.start, positions[mine]] = -torch.inf

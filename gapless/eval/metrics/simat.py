@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gapless.errors import DataError
+from gapless.losses.strips import strips
 
 Table = str | Path | Mapping[str, Sequence[Any]] | Any
 """A csv file, a mapping of columns, or a data frame."""
 Domain = Literal["dev", "test"]
-STRIP_ELEMENTS = 2**22
-"""Scores held at once: 16 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +154,7 @@ def simat_score(
     row = {name: k for k, name in enumerate(names)}
     value, target = (torch.tensor([row[w] for w in side]) for side in (edits.value, edits.target))
     totals = dict.fromkeys(lambdas, 0.0)
-    height = max(1, STRIP_ELEMENTS // len(images))
-    for start in range(0, len(edits.query), height):
-        strip = slice(start, start + height)
+    for strip in strips(len(edits.query), len(images)):
         query = edits.query[strip]
         base = images[query] @ images.T
         base[torch.arange(len(query)), query] = -torch.inf  # an image is not its own answer

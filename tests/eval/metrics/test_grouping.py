@@ -50,14 +50,14 @@ def test_mixed_retrieval_falls_with_texts_in_the_way(unit):
 
 def test_mixed_retrieval_by_hand(monkeypatch):
     # Each text is the next pair's image: with texts as candidates nothing changes for the others.
-    monkeypatch.setattr("gapless.eval.metrics.grouping.STRIP_ELEMENTS", 8)
+    monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 8)
     images = torch.eye(6)
     assert mixed_recall(images, images)["mixed_recall@1_1"] == 1
     assert mixed_recall(images, images.roll(1, 0))["mixed_recall@1_0"] == 0
 
 
 def test_intra_modal_retrieval_is_sklearns_average_precision(unit, monkeypatch):
-    monkeypatch.setattr("gapless.eval.metrics.grouping.STRIP_ELEMENTS", 7 * 30)
+    monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 7 * 30)
     x, labels = unit(30, 5), torch.arange(30) % 4
     labels[0] = 9  # alone in its class: no query
     found = intra_modal_retrieval(x, labels)
