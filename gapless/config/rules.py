@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
-from gapless.config import Config, Ramp, check_types, flatten
+from gapless.config import Config, LossConfig, ModelConfig, Ramp, check_types
 from gapless.errors import ConfigError
 
 Rule = tuple[str, bool, str]
@@ -28,14 +28,8 @@ def check_config(config: Config) -> None:
         ("data.second_image", c.data.second_image == "same" or c.model.towers == "image-image",
          "same unless model.towers is image-image"),
         *_of_augmentation(c),
-        ("model.architecture", (c.model.name == "custom") == bool(c.model.architecture), "set for name=custom only"),
-        ("model.temperature", _is_positive(c.model.temperature), "positive at both ends, from a start to a later end"),
-        ("model.learnable_temperature", not (isinstance(c.model.temperature, dict) and c.model.learnable_temperature),
-         "false where model.temperature is a schedule"),
-        ("model.shared_tower", not c.model.shared_tower or c.model.towers != "image-text", "false for image-text"),
-        ("model.lock_image", not (c.model.lock_image and c.model.is_twin), "false for two bare towers"),
-        ("model.lock_text", not (c.model.lock_text and c.model.is_twin), "false for two bare towers"),
-        ("loss.terms", all(_is_ramp(w) for w in c.loss.terms.values()), "weights whose schedules end after they start"),
+        *_of_model(c.model),
+        *_of_terms(c.loss),
         ("eval.keep_embeddings", all(-1 <= e <= c.train.epochs for e in c.eval.keep_embeddings),
          "a list of epochs from 0 to train.epochs, or -1 for the last"),
         ("eval.split", c.eval.split != "test" or c.data.source == "emoji" or bool(c.data.karpathy),
@@ -52,31 +46,63 @@ def refuse(config: Any, rules: Sequence[Rule]) -> None:
          "a folder name of letters, digits and ._+=@-"),
         ("output", bool(config.output), "a folder"),
     ]  # fmt: skip
-    for key, holds, wanted in (*rules, *of_every_run):
+    for key, holds, works in (*rules, *of_every_run):
         if not holds:
-            raise ConfigError(f"{key}: {flatten(asdict(config)).get(key)!r} does not work, it must be {wanted}")
+            value = repr(attrgetter(key)(config))
+            shown = value if len(value) <= 200 else f"{value[:197]}..."
+            raise ConfigError(f"{key}: {shown} does not work, it must be {works}")
 
 
 def _of_augmentation(config: Config) -> list[Rule]:
-    found = config.data.augmentation
-    if found is None:
+    augmentation = config.data.augmentation
+    if augmentation is None:
         return []
     return [
         (f"data.augmentation.{key}", low <= high, "the lowest value, then the highest")
-        for key, (low, high) in (("scale", found.scale), ("ratio", found.ratio))
+        for key, (low, high) in (("scale", augmentation.scale), ("ratio", augmentation.ratio))
     ]
 
 
-def _is_positive(value: float | Ramp | None) -> bool:
-    return not isinstance(value, dict) or (value["from"] > 0 and value["to"] > 0 and _is_ramp(value))
+def _of_model(model: ModelConfig) -> list[Rule]:
+    temperature = model.temperature
+    ends = (temperature["from"], temperature["to"]) if isinstance(temperature, dict) else (1.0, 1.0)
+    return [
+        ("model.architecture", bool(model.architecture) or model.name != "custom",
+         "open_clip's model_cfg, since model.name is custom"),
+        ("model.architecture", not model.architecture or model.name == "custom",
+         f"null, since model.name is {model.name} and not custom"),
+        ("model.temperature", min(ends) > 0, "positive at both ends"),
+        ("model.temperature", _ends_after_start(temperature), f"a schedule {_span(temperature)}"),
+        ("model.learnable_temperature", not (isinstance(temperature, dict) and model.learnable_temperature),
+         "false where model.temperature is a schedule"),
+        ("model.shared_tower", not model.shared_tower or model.towers != "image-text", "false for image-text"),
+        ("model.lock_image", not (model.lock_image and model.is_twin), "false for two bare towers"),
+        ("model.lock_text", not (model.lock_text and model.is_twin), "false for two bare towers"),
+    ]  # fmt: skip
 
 
-def _is_ramp(value: float | Ramp) -> bool:
+def _of_terms(loss: LossConfig) -> list[Rule]:
+    return [
+        ("loss.terms", _ends_after_start(weight), f"weights or schedules: {name} needs one {_span(weight)}")
+        for name, weight in loss.terms.items()
+    ]
+
+
+def _ends_after_start(weight: float | Ramp | None) -> bool:
     """Whether a schedule ends after its start, as far as can be told without the number of steps."""
-    if not isinstance(value, dict):
+    if not isinstance(weight, dict):
         return True
-    start, end = value.get("start", 0.0), value.get("end", 1.0)
+    start, end = _start_and_end(weight)
     return start < end or start > 1 >= end
+
+
+def _span(weight: float | Ramp | None) -> str:
+    start, end = _start_and_end(weight) if isinstance(weight, dict) else (0.0, 1.0)
+    return f"that ends after its start (start {start:g}, end {end:g})"
+
+
+def _start_and_end(ramp: Ramp) -> tuple[float, float]:
+    return ramp.get("start", 0.0), ramp.get("end", 1.0)
 
 
 def _is_caption_rule(rule: str, words: tuple[str, ...] = ("first", "random", "all")) -> bool:

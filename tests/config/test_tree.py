@@ -107,6 +107,50 @@ def test_values_that_cannot_work_are_named(key, value):
         check_config(with_changes(Config(), **{part: {name: value}}))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "line"),
+    [
+        (
+            "loss",
+            {"terms": {"clip": 1.0, "align": {"from": 0.0, "to": 1.0, "start": 0.5, "end": 0.2}}},
+            "loss.terms: {'clip': 1.0, 'align': {'from': 0.0, 'to': 1.0, 'start': 0.5, 'end': 0.2}} does not work, "
+            "it must be weights or schedules: align needs one that ends after its start (start 0.5, end 0.2)",
+        ),
+        (
+            "model",
+            {"temperature": {"from": 0.1, "to": 0.2, "start": 1.0}, "learnable_temperature": False},
+            "model.temperature: {'from': 0.1, 'to': 0.2, 'start': 1.0} does not work, "
+            "it must be a schedule that ends after its start (start 1, end 1)",
+        ),
+        (
+            "model",
+            {"temperature": {"from": -1.0, "to": 0.2}, "learnable_temperature": False},
+            "model.temperature: {'from': -1.0, 'to': 0.2} does not work, it must be positive at both ends",
+        ),
+        (
+            "model",
+            {"name": "custom"},
+            "model.architecture: None does not work, it must be open_clip's model_cfg, since model.name is custom",
+        ),
+        (
+            "model",
+            {"architecture": {"embed_dim": 8}},
+            "model.architecture: {'embed_dim': 8} does not work, "
+            "it must be null, since model.name is ViT-B-32-quickgelu and not custom",
+        ),
+    ],
+)
+def test_a_mapping_that_cannot_work_is_shown_with_its_fault(part, changes, line):
+    with pytest.raises(ConfigError) as caught:
+        check_config(with_changes(Config(), **{part: changes}))
+    assert str(caught.value) == line
+
+
+def test_a_schedule_may_start_at_a_step_and_end_at_a_share_of_the_run():
+    ramp = {"from": 0.1, "to": 0.2, "start": 20.0, "end": 0.5}
+    check_config(with_changes(Config(), model={"temperature": ramp, "learnable_temperature": False}))
+
+
 def test_sources_need_a_path_and_names_are_folders():
     with pytest.raises(ConfigError, match=r"data.path.*source coco"):
         check_config(with_changes(Config(), data={"source": "coco"}))
