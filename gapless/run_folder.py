@@ -1,4 +1,7 @@
-"""How files come to be: written beside their place, flushed to disk, then renamed, so that nobody reads half of one."""
+"""The files of a run: what they are called, and how they come to be.
+
+Written beside their place, flushed to disk, then renamed, so that nobody reads half of one.
+"""
 
 import errno
 import hashlib
@@ -12,14 +15,39 @@ from safetensors import SafetensorError
 
 from gapless.errors import DataError
 
-CONFIG_FILE, CHECKPOINTS, EXPORT = "config.yaml", "checkpoints", "export"
-"""In a run's folder: its configuration, its checkpoints, and its model."""
-LOCK = "lock"
-"""File that the process which trains in a run's folder holds a lock on."""
+CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.jsonl"
+"""In a run's folder: its resolved configuration, and what it logged, a line each time."""
+CHECKPOINTS, EXPORT, RESULTS, EMBEDDINGS = "checkpoints", "export", "results", "embeddings"
+"""Folders in it: checkpoints, the final model, results of evaluations, and embeddings that were kept."""
+LOCK, WANDB_ID = "lock", "wandb_id"
+"""Files in it: the process that trains there holds a lock on the one; the other has the id of the run at wandb."""
+EVALUATED_FILE = "evaluated.json"
+"""File in it: which evaluations of an experiment are done."""
+LATEST, BEST = "latest", "best"
+"""Links in its folder of checkpoints."""
+STATE_FILE, RAW_FILE, MOMENTS_FILE = "state.json", "raw.safetensors", "optimizer.safetensors"
+"""In a checkpoint, beside the model: where the run was, trained weights if the model has averages, the optimiser."""
+OLD_AVERAGES_FILE = "ema.safetensors"
+"""In checkpoints of the first format: the averaged weights, where the model's file holds the raw ones."""
+CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+"""In an export or checkpoint of a CLIP model, as open_clip calls them."""
+CAPTIONER_CONFIG, CAPTIONER_WEIGHTS = "captioner.json", "captioner.safetensors"
+"""In an export or checkpoint of a captioner."""
+TRANSFORM_FILE = "transform.safetensors"
+"""In an export: what its evaluations do to the features."""
+MEANS_FILE = "means.safetensors"
+"""In a folder of embeddings, or beside a captioner: the mean of each modality."""
+CAPTIONS = "captions"
+"""Folder in the results: captions that were generated."""
 TEMPORARY = ".tmp_"
 """Beginning of the names of what is not whole yet; a killed process leaves it, and the next one replaces it."""
 REPLACED = ".old_"
 """Beginning of the name of a folder in the moment in which another takes its place."""
+
+
+def export_of(folder: Path, file: str) -> Path:
+    """The export in a run's folder, known by a file in it; any other folder itself."""
+    return folder / EXPORT if (folder / EXPORT / file).is_file() else folder
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gapless.errors import ConfigError, DataError
+from gapless.run_folder import CHECKPOINTS, STATE_FILE
 
 
 def named_checkpoint(run: Path, name: str) -> Path:
@@ -20,9 +21,9 @@ def named_checkpoint(run: Path, name: str) -> Path:
 
     if not run.is_dir():
         raise ConfigError(f"checkpoint: {run} is not the folder of a run")
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     found = find_checkpoint(folder, name) if name and Path(name).name == name else None
     if found is None:
-        there = sorted(p.name for p in folder.glob("[!.]*") if (p / "state.json").is_file())
+        there = sorted(p.name for p in folder.glob("[!.]*") if (p / STATE_FILE).is_file())
         raise DataError(f"{run} has no checkpoint {name!r} (it has {', '.join(there) or 'none'})")
     return folder / found.name

@@ -16,6 +16,7 @@ from gapless.cli.checkpoints import named_checkpoint
 from gapless.config import EvalPlan
 from gapless.config.arguments import Location
 from gapless.errors import ConfigError, DataError
+from gapless.run_folder import RESULTS
 
 PRETRAINED = "Tag or weights file of an open_clip model; none for random weights."
 HEADLINES = {
@@ -71,7 +72,7 @@ def run_eval(arguments: Any) -> None:
         folder = named_checkpoint(folder, arguments.checkpoint)
     place, checkpoint = results_folder(folder)
     name = str(folder) if checkpoint else arguments.model
-    output = arguments.output or (place if folder.is_dir() else Path("results"))
+    output = arguments.output or (place if folder.is_dir() else Path(RESULTS))
     keep = partial(save_on_main, output)
     if arguments.interpolate:
         alphas = _numbers(arguments.alphas)

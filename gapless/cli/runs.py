@@ -4,6 +4,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from gapless.run_folder import LATEST
+
 T = TypeVar("T")
 
 
@@ -13,7 +15,7 @@ def add_run_arguments(parser: ArgumentParser, kind: type) -> None:
     parser.add_argument(
         "--resume",
         type=str,
-        default="latest",
+        default=LATEST,
         help="Checkpoint that an interrupted run continues from: latest, older (the newest whole one), or its name.",
     )
     add_config_arguments(parser, kind)

@@ -29,10 +29,9 @@ from torch import Tensor
 
 from gapless.errors import ConfigError, DataError
 from gapless.geometry.arrays import find_arrays
-from gapless.run_folder import write_whole
+from gapless.run_folder import MEANS_FILE, write_whole
 
 FORMAT = "gapless features 1"
-MEANS = "means.safetensors"
 ROWS_PER_FILE = 50_000
 NAME = re.compile(r"([a-z]+)_(train|val|test)(?:_\d+)?\.(safetensors|npz)")
 
@@ -102,7 +101,7 @@ def save_means(folder: Path, means: Mapping[str, Tensor], model: str = "") -> No
     Raises:
         DataError: the file cannot be written.
     """
-    path = folder / MEANS
+    path = folder / MEANS_FILE
     known, models = _read_means(path) if path.is_file() else ({}, {})
     models |= dict.fromkeys(means, model)
     with write_whole(path) as temporary:
@@ -163,7 +162,7 @@ class FeatureStore:
 
     def means(self) -> dict[str, Tensor]:
         """The means that were stored, (D,) by modality; no embedding is read."""
-        path = self.folder / MEANS
+        path = self.folder / MEANS_FILE
         if not path.is_file():
             return {}
         means, models = _read_means(path)
@@ -182,7 +181,8 @@ class FeatureStore:
             return stored[modality]
         if (modality, "train") not in self.files:
             raise DataError(
-                f"{self.folder} has no mean of modality {modality}: neither {MEANS} nor {modality}_train files give one"
+                f"{self.folder} has no mean of modality {modality}: "
+                f"neither {MEANS_FILE} nor {modality}_train files give one"
             )
         return self.load(modality, "train").embedding.mean(dim=0)
 

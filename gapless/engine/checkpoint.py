@@ -22,14 +22,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from gapless.engine.optim import WeightAverage
-from gapless.run_folder import TEMPORARY, checksum, flush, flush_folder, remove, write_text, writing
+from gapless.run_folder import (
+    BEST,
+    LATEST,
+    MOMENTS_FILE,
+    RAW_FILE,
+    STATE_FILE,
+    TEMPORARY,
+    checksum,
+    flush,
+    flush_folder,
+    remove,
+    write_text,
+    writing,
+)
 
 Tensors = dict[str, Tensor]
 
 FORMAT = 2
 """Of checkpoints. In the first, ``ema.safetensors`` held the averages and the model's file raw weights."""
-STATE, RAW, MOMENTS = "state.json", "raw.safetensors", "optimizer.safetensors"
-LATEST, BEST = "latest", "best"
 
 
 @dataclass
@@ -116,8 +127,8 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             self.write_model(temporary, weights | averages)
             if average:
-                save_file({n: weights[n] for n in averages}, temporary / RAW)
-            save_file(moments, temporary / MOMENTS)
+                save_file({n: weights[n] for n in averages}, temporary / RAW_FILE)
+            save_file(moments, temporary / MOMENTS_FILE)
         self.accelerator.wait_for_everyone()
 
     def _take_place(self, temporary: Path, name: str, progress: Progress) -> None:
@@ -169,14 +180,14 @@ class Checkpoints:
 
 def write_state(checkpoint: Path, progress: Progress) -> None:
     """Write state.json, with a checksum of what it says itself."""
-    progress.files[STATE] = state_checksum(progress)
-    write_text(checkpoint / STATE, json.dumps(asdict(progress), indent=2) + "\n")
+    progress.files[STATE_FILE] = state_checksum(progress)
+    write_text(checkpoint / STATE_FILE, json.dumps(asdict(progress), indent=2) + "\n")
 
 
 def state_checksum(progress: Progress) -> str:
     """SHA-256 of everything in state.json but this."""
     tree = asdict(progress)
-    tree["files"].pop(STATE, None)
+    tree["files"].pop(STATE_FILE, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,27 +15,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from gapless.engine.checkpoint import (
-    BEST,
-    FORMAT,
-    LATEST,
-    MOMENTS,
-    RAW,
-    STATE,
-    Progress,
-    Tensors,
-    rng_file,
-    state_checksum,
-    steps_in,
-    trained,
-)
+from gapless.engine.checkpoint import FORMAT, Progress, Tensors, rng_file, state_checksum, steps_in, trained
 from gapless.errors import DataError
-from gapless.models.export import OLD_AVERAGES
-from gapless.run_folder import checksum, remove
+from gapless.run_folder import (
+    BEST,
+    CAPTIONER_WEIGHTS,
+    CLIP_WEIGHTS,
+    LATEST,
+    MOMENTS_FILE,
+    OLD_AVERAGES_FILE,
+    RAW_FILE,
+    STATE_FILE,
+    checksum,
+    remove,
+)
 
 logger = logging.getLogger(__name__)
 
-OLD_WEIGHTS = ("open_clip_model.safetensors", "captioner.safetensors")
+OLD_WEIGHTS = (CLIP_WEIGHTS, CAPTIONER_WEIGHTS)
 """In checkpoints of the first format with averages beside them, these hold raw weights."""
 
 
@@ -48,7 +45,7 @@ def find_checkpoint(folder: Path, name: str = LATEST) -> Path | None:
         steps = steps_in(folder)
         return steps[-1] if steps else None
     path = folder / name
-    return path.resolve() if (path / STATE).is_file() else None
+    return path.resolve() if (path / STATE_FILE).is_file() else None
 
 
 def choose_checkpoint(folder: Path, resume: str) -> Path | None:
@@ -88,7 +85,7 @@ def damage(checkpoint: Path) -> str | None:
             path = checkpoint / name
             if not path.is_file():
                 return f"{name} is missing"
-            if (state_checksum(progress) if name == STATE else checksum(path)) != expected:
+            if (state_checksum(progress) if name == STATE_FILE else checksum(path)) != expected:
                 return f"{name} is not what was written"
     except (OSError, DataError) as error:
         return str(error)
@@ -101,7 +98,7 @@ def load_progress(checkpoint: Path) -> Progress:
     Raises:
         DataError: it is not readable, or of a newer format.
     """
-    path = checkpoint / STATE
+    path = checkpoint / STATE_FILE
     try:
         tree = {"format": 1} | json.loads(path.read_text())
         if tree["format"] > FORMAT:
@@ -133,13 +130,13 @@ def load_optimizer(
     """
     parameters = dict(trained(weights))
     _load_raw(checkpoint, parameters)
-    moments = _load(checkpoint / MOMENTS)
+    moments = _load(checkpoint / MOMENTS_FILE)
     grouped: dict[str, Tensors] = {}
     for key, tensor in moments.items():
         name, _, part = key.rpartition("/")
         grouped.setdefault(name, {})[part] = tensor
     if moments:
-        _refuse_others(checkpoint / MOMENTS, grouped, parameters)
+        _refuse_others(checkpoint / MOMENTS_FILE, grouped, parameters)
     for name, state in grouped.items():
         optimizer.state[parameters[name]] = {k: _like(t, parameters[name], k == "step") for k, t in state.items()}
     rng = checkpoint / rng_file(accelerator.process_index)
@@ -152,11 +149,11 @@ def load_optimizer(
 @torch.no_grad()
 def _load_raw(checkpoint: Path, parameters: Mapping[str, Tensor]) -> None:
     """Give the parameters their raw values, where those that were loaded with the model are averages."""
-    path = checkpoint / RAW
-    if not path.is_file() and (checkpoint / OLD_AVERAGES).is_file():
+    path = checkpoint / RAW_FILE
+    if not path.is_file() and (checkpoint / OLD_AVERAGES_FILE).is_file():
         path = next(checkpoint / name for name in OLD_WEIGHTS if (checkpoint / name).is_file())
     if path.is_file():
-        tensors = {name: tensor for name, tensor in _load(path).items() if path.name == RAW or name in parameters}
+        tensors = {name: tensor for name, tensor in _load(path).items() if path.name == RAW_FILE or name in parameters}
         _refuse_others(path, tensors, parameters)
         for name, tensor in tensors.items():
             parameters[name].copy_(_like(tensor, parameters[name]))
@@ -201,6 +198,6 @@ def set_aside_newer(folder: Path, checkpoint: Path) -> list[str]:
     for step in newer:
         remove(folder / f"unused_{step.name}")
     moved = [step.rename(folder / f"unused_{step.name}").name for step in newer]
-    if not (folder / BEST / STATE).is_file():
+    if not (folder / BEST / STATE_FILE).is_file():
         (folder / BEST).unlink(missing_ok=True)
     return moved

@@ -21,7 +21,7 @@ from torch import nn
 
 from gapless.config import config_hash
 from gapless.engine.changes import EPOCHS, anywhere, changed_keys, refuse_other_data, tree_of
-from gapless.engine.checkpoint import BEST, LATEST, Progress, write_state
+from gapless.engine.checkpoint import Progress, write_state
 from gapless.engine.lock import locked
 from gapless.engine.loop import averaged, fit
 from gapless.engine.optim import WeightAverage, build_optimizer
@@ -30,7 +30,7 @@ from gapless.engine.resume import choose_checkpoint, find_checkpoint, load_optim
 from gapless.engine.tracking import check_trackers, start_trackers
 from gapless.environment import check_accelerate, check_joined, compiled
 from gapless.errors import ConfigError, DataError, GaplessError
-from gapless.run_folder import CHECKPOINTS, CONFIG_FILE, EXPORT, LOCK, remove, write_text
+from gapless.run_folder import BEST, CHECKPOINTS, CONFIG_FILE, EXPORT, LATEST, LOCK, remove, write_text
 from gapless.signals import StopFlag
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,9 @@ from accelerate import Accelerator
 
 from gapless.config import TrackingConfig, flatten
 from gapless.errors import ConfigError
-from gapless.run_folder import flush, write_text, writing
+from gapless.run_folder import METRICS_FILE, WANDB_ID, flush, write_text, writing
 
 logger = logging.getLogger(__name__)
-
-FILE = "metrics.jsonl"
-WANDB_ID = "wandb_id"
 
 
 class Tracker:
@@ -31,7 +28,7 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.accelerator, self.path = accelerator, folder / FILE
+        self.accelerator, self.path = accelerator, folder / METRICS_FILE
         self.started = time.time()
 
     def cut_back(self, offset: int) -> None:
@@ -107,14 +104,14 @@ def check_trackers(tracking: TrackingConfig) -> str:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"tracking.to: {name} is not installed (pip install {name})")
     if not tracking.to:
-        return "metrics.jsonl alone"
+        return f"{METRICS_FILE} alone"
     project = tracking.project
     if not project.strip(". ") or len(project) > 128 or set(project) & set("/\\#?%:"):  # a folder, to tensorboard
         raise ConfigError(f"tracking.project: {project!r} does not work, it must be a name without / \\ # ? % :")
     if not all(1 <= len(tag) <= 64 for tag in tracking.tags):
         raise ConfigError(f"tracking.tags: {tracking.tags} do not work, each must have 1 to 64 characters")
     places = [f"wandb ({_wandb_mode()})" if name == "wandb" else name for name in tracking.to]
-    return f"metrics.jsonl, {', '.join(places)}"
+    return f"{METRICS_FILE}, {', '.join(places)}"
 
 
 def _wandb_mode() -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gapless.errors import DataError
 from gapless.geometry.arrays import StoredArray, check_memory, find_arrays
 from gapless.losses.strips import strips
+from gapless.run_folder import EMBEDDINGS
 
 SIDES = ("image", "text")
 
@@ -147,7 +148,7 @@ def load_labels(path: Path, queries: int, candidates: int) -> Tensor:
 
 def kept_epochs(run: Path) -> dict[int, Path]:
     """The embeddings that a run kept, by epoch; files of other names beside them are none."""
-    found = ((path.stem.removeprefix("epoch_"), path) for path in (run / "embeddings").glob("epoch_*.safetensors"))
+    found = ((path.stem.removeprefix("epoch_"), path) for path in (run / EMBEDDINGS).glob("epoch_*.safetensors"))
     return dict(sorted((int(epoch), path) for epoch, path in found if re.fullmatch("[0-9]{1,9}", epoch)))
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from gapless.errors import ConfigError, DataError
 from gapless.models.clip import CONTEXT_LENGTH, Tokenizer
-from gapless.models.weights import CONFIG, line
+from gapless.models.weights import line
+from gapless.run_folder import CLIP_CONFIG
 
 KEY = "model.architecture"
 _SIZES = {
@@ -130,7 +131,7 @@ def create_clip(
     text, vision = (architecture.get(part, {}) for part in ("text_cfg", "vision_cfg"))
     with tempfile.TemporaryDirectory() as folder:
         tree = {"model_cfg": dict(architecture), "preprocess_cfg": dict(preprocess or {})}
-        (Path(folder) / CONFIG).write_text(json.dumps(tree))
+        (Path(folder) / CLIP_CONFIG).write_text(json.dumps(tree))
         clip = open_clip.create_model(
             f"local-dir:{folder}",
             load_weights=False,
@@ -179,5 +180,5 @@ def build_tokenizer(architecture: Mapping[str, Any], name: str, folder: Path | N
         raise DataError(
             f"model.name: the tokenizer of {name} is missing: {where} ({line(error)}); weights do not hold it. Without "
             f"a network put the files of {named} (tokenizer.json, tokenizer_config.json) beside "
-            f"{CONFIG} and the weights, and give that folder as model.name=local-dir:FOLDER"
+            f"{CLIP_CONFIG} and the weights, and give that folder as model.name=local-dir:FOLDER"
         ) from None

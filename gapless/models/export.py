@@ -17,12 +17,9 @@ from gapless.models.architecture import build_tokenizer, create_clip
 from gapless.models.clip import SCALARS, ClipModel, Tokenizer
 from gapless.models.fit import fit_weights
 from gapless.models.twin import TWIN, load_twin
-from gapless.models.weights import CONFIG, QUICK_GELU, line, read_weights
-from gapless.run_folder import remove, write_text, write_whole
+from gapless.models.weights import QUICK_GELU, line, read_weights
+from gapless.run_folder import CLIP_CONFIG, CLIP_WEIGHTS, OLD_AVERAGES_FILE, remove, write_text, write_whole
 
-WEIGHTS = "open_clip_model.safetensors"
-OLD_AVERAGES = "ema.safetensors"
-"""In checkpoints of the first format: the averaged weights, where the model's file holds the raw ones."""
 OTHER_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -55,8 +52,8 @@ def save_export(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors |= {n: tensors[n].reshape([]) for n in SCALARS if n in tensors}
     try:
-        remove(folder / WEIGHTS)
-        write_text(folder / CONFIG, json.dumps(model.export_config(), indent=2) + "\n")
+        remove(folder / CLIP_WEIGHTS)
+        write_text(folder / CLIP_CONFIG, json.dumps(model.export_config(), indent=2) + "\n")
         hf_tokenizer = getattr(tokenizer, "tokenizer", None)
         if hf_tokenizer is not None:
             hf_tokenizer.save_pretrained(folder)
@@ -65,7 +62,7 @@ def save_export(
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or line(error)})") from None
     told = json.dumps(bool(model.model_config.get(QUICK_GELU, False)))
-    with write_whole(folder / WEIGHTS) as temporary:
+    with write_whole(folder / CLIP_WEIGHTS) as temporary:
         save_file(tensors, temporary, {"format": "pt", QUICK_GELU: told})
 
 
@@ -94,7 +91,7 @@ def load_export(folder: Path, custom_text: bool = False, **overrides: Any) -> tu
         raise
     except Exception as error:  # whatever open_clip raises at a configuration that it cannot build
         raise DataError(f"{folder} cannot be loaded: {type(error).__name__} {line(error)}") from None
-    fit_weights(clip, weights, f"{folder / CONFIG}")
+    fit_weights(clip, weights, f"{folder / CLIP_CONFIG}")
     return ClipModel(clip, architecture | overrides, open_clip.get_model_preprocess_cfg(clip)), tokenizer
 
 
@@ -104,7 +101,7 @@ def with_old_averages(folder: Path, weights: Mapping[str, Tensor]) -> dict[str, 
     Raises:
         DataError: the averages cannot be read, or are of another model.
     """
-    path = folder / OLD_AVERAGES
+    path = folder / OLD_AVERAGES_FILE
     try:
         averages = load_file(path) if path.is_file() else {}
         return {**weights, **{name: tensor.reshape(weights[name].shape) for name, tensor in averages.items()}}
@@ -118,12 +115,12 @@ def read_export_config(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or broken, or this is a folder of transformers or sentence-transformers.
     """
-    path = folder / CONFIG
+    path = folder / CLIP_CONFIG
     if not folder.is_dir():
         raise DataError(f"model.name: {folder} is no folder")
     if not path.is_file():
         told = _other_program(folder)
-        raise DataError(told or f"{folder} has no {CONFIG}; gapless export RUN writes an export folder")
+        raise DataError(told or f"{folder} has no {CLIP_CONFIG}; gapless export RUN writes an export folder")
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree["model_cfg"], dict) or not isinstance(tree.get("preprocess_cfg", {}), dict):
@@ -151,11 +148,11 @@ def find_weights(folder: Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    for name in (WEIGHTS, *OTHER_WEIGHTS):
+    for name in (CLIP_WEIGHTS, *OTHER_WEIGHTS):
         if (folder / name).is_file():
             return folder / name
     raise DataError(
-        f"{folder} has no {WEIGHTS} (nor {', '.join(OTHER_WEIGHTS[:2])}); if an export was interrupted, "
+        f"{folder} has no {CLIP_WEIGHTS} (nor {', '.join(OTHER_WEIGHTS[:2])}); if an export was interrupted, "
         "gapless export RUN writes it again"
     )
 

@@ -10,7 +10,7 @@ from gapless.models.architecture import known_name
 from gapless.models.build import LOCAL, NO_WEIGHTS, build_model, find_weights_of, tags_of
 from gapless.models.clip import ClipModel, Tokenizer
 from gapless.models.export import find_weights, load_export, read_export_config
-from gapless.models.weights import CONFIG
+from gapless.run_folder import CLIP_CONFIG, export_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def check_model(name: str, pretrained: str | None = None) -> Path | None:
     """
     folder = Path(name.removeprefix(LOCAL))
     if folder.is_dir() or name.startswith(LOCAL):
-        place = folder / "export" if (folder / "export" / CONFIG).is_file() else folder
+        place = export_of(folder, CLIP_CONFIG)
         read_export_config(place)
         find_weights(place)
     elif ":" not in name:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gapless.errors import DataError
 from gapless.models.torchscript import is_torchscript, read_torchscript
+from gapless.run_folder import CLIP_CONFIG
 
-CONFIG = "open_clip_config.json"
 QUICK_GELU = "quick_gelu"
 """Key of the metadata of weights, as in open_clip's configurations: the activation that they were trained with."""
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -175,7 +175,7 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _config_beside(path: Path) -> dict[str, Any]:
     """open_clip's configuration in the same folder, if it is one."""
     try:
-        tree = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
+        tree = json.loads((path.parent / CLIP_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return tree if isinstance(tree, dict) and isinstance(tree.get("model_cfg"), dict) else {}

@@ -12,7 +12,7 @@ from gapless.engine.resume import find_checkpoint, load_progress
 from gapless.engine.run import run_folder
 from gapless.errors import ConfigError, DataError
 from gapless.report import load_run
-from gapless.run_folder import write_text
+from gapless.run_folder import CHECKPOINTS, METRICS_FILE, write_text
 from gapless.sweep.children import Child
 from gapless.sweep.command import command_of, config_of
 from gapless.sweep.file import Sweep
@@ -123,7 +123,7 @@ class Members:
     def _start(self, trial: Trial, quiet: bool) -> Child | None:
         folder = self._folder(trial.parameters)
         trial.folder, trial.state = str(folder), "running"
-        checkpoint = find_checkpoint(folder / "checkpoints")
+        checkpoint = find_checkpoint(folder / CHECKPOINTS)
         if checkpoint and load_progress(checkpoint).finished:
             self.end(trial, 0)
             return None
@@ -166,7 +166,7 @@ class Members:
     def _read_value(self, trial: Trial) -> str:
         """Take the metric from the run, as it may be another than in the record; what is wrong, if it has none."""
         metric, folder = self.sweep.metric, Path(trial.folder)
-        if metric is None or not (folder / "metrics.jsonl").is_file():
+        if metric is None or not (folder / METRICS_FILE).is_file():
             return ""
         run = load_run(folder)
         curve = run.curve(metric.name)

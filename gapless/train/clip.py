@@ -14,7 +14,7 @@ from gapless.config.rules import check_config
 from gapless.data import Place, build_train_data
 from gapless.data.sources import is_stream
 from gapless.data.tokens import CaptionTokenizer
-from gapless.engine.checkpoint import LATEST, Checkpoints, Progress
+from gapless.engine.checkpoint import Checkpoints, Progress
 from gapless.engine.parts import Parts
 from gapless.engine.processes import Processes
 from gapless.engine.resume import find_checkpoint
@@ -35,15 +35,13 @@ from gapless.models import (
     synchronise_batch_norms,
     trained_batch_norms,
 )
-from gapless.run_folder import CHECKPOINTS
+from gapless.run_folder import CHECKPOINTS, EMBEDDINGS, LATEST
 from gapless.signals import StopFlag
 from gapless.train.schedule import Schedule, scheduled
 from gapless.train.step import ContrastiveStep
 
 logger = logging.getLogger(__name__)
 
-EMBEDDINGS = "embeddings"
-"""Folder of the embeddings that a run keeps."""
 GAP_PAIRS = 4096
 """Training pairs that the removal of the initial gap is fitted on, at most."""
 

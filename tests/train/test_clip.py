@@ -199,9 +199,9 @@ def test_a_run_that_never_began_leaves_nothing_in_the_way(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
     calls[0] = 0
-    path, folder = config(tmp_path, loss__terms={"tests.train.test_run:broken": 1.0}, checkpoint__every_steps=1)
+    path, folder = config(tmp_path, loss__terms={f"{__name__}:broken": 1.0}, checkpoint__every_steps=1)
     told = run("train", "--config", str(path), code=4)
-    assert "step 5: tests.train.test_run:broken, loss is not finite" in told
+    assert f"step 5: {__name__}:broken, loss is not finite" in told
     weights = load_file(folder / "checkpoints" / "latest" / "open_clip_model.safetensors")
     assert all(bool(w.isfinite().all()) for w in weights.values())
     assert json.loads((folder / "checkpoints" / "latest" / "state.json").read_text())["step"] == 4
@@ -217,7 +217,7 @@ def broken(image_features, text_features, logit_scale):
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
-    path, _ = config(tmp_path, loss__terms={"tests.train.test_run:steep": 1.0})
+    path, _ = config(tmp_path, loss__terms={f"{__name__}:steep": 1.0})
     told = run("train", "--config", str(path), code=4)
     assert "step 1: the gradient of" in told
     assert "is not finite" in told

@@ -22,11 +22,18 @@ from gapless.decode.captions.gpt2 import HEAD
 from gapless.decode.transforms import Preparation
 from gapless.errors import DataError
 from gapless.models.export import with_old_averages
-from gapless.run_folder import remove, write_text, write_whole
+from gapless.run_folder import (
+    CAPTIONER_CONFIG,
+    CAPTIONER_WEIGHTS,
+    MEANS_FILE,
+    export_of,
+    remove,
+    write_text,
+    write_whole,
+)
 
 IGNORED = -100
 """Label of positions that no loss is taken at."""
-CONFIG, WEIGHTS, MEANS = "captioner.json", "captioner.safetensors", "means.safetensors"
 TIED = f"decoder.{HEAD}"
 
 Mapper = Literal["mlp", "transformer"]
@@ -216,15 +223,15 @@ def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tenso
     }
     weights = captioner.state_dict() if state is None else state
     tensors = {n: t.detach().cpu().contiguous() for n, t in weights.items() if n != TIED}
-    remove(folder / WEIGHTS)  # first away and last back: an interrupted folder is no mix of two captioners
-    write_text(folder / CONFIG, json.dumps(tree, indent=2) + "\n")
-    with write_whole(folder / MEANS) as temporary:
+    remove(folder / CAPTIONER_WEIGHTS)  # first away and last back: an interrupted folder is no mix of two captioners
+    write_text(folder / CAPTIONER_CONFIG, json.dumps(tree, indent=2) + "\n")
+    with write_whole(folder / MEANS_FILE) as temporary:
         save_file({n: m.contiguous() for n, m in preparation.means.items()}, temporary)
     try:
         captioner.tokenizer.save_pretrained(folder)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or error})") from None
-    with write_whole(folder / WEIGHTS) as temporary:
+    with write_whole(folder / CAPTIONER_WEIGHTS) as temporary:
         save_file(tensors, temporary)
 
 
@@ -234,23 +241,25 @@ def load_captioner(folder: Path) -> Captioner:
     Raises:
         DataError: files missing or not matching each other.
     """
-    place = folder / "export" if (folder / "export" / CONFIG).is_file() else folder
-    if not (place / CONFIG).is_file():
-        raise DataError(f"{folder} has no {CONFIG}: name a run of gapless caption train, its export or a checkpoint")
+    place = export_of(folder, CAPTIONER_CONFIG)
+    if not (place / CAPTIONER_CONFIG).is_file():
+        raise DataError(
+            f"{folder} has no {CAPTIONER_CONFIG}: name a run of gapless caption train, its export or a checkpoint"
+        )
     try:
-        tree = json.loads((place / CONFIG).read_text())
+        tree = json.loads((place / CAPTIONER_CONFIG).read_text())
         prepare = tree["prepare"]
         span = tuple(prepare.pop("span_of") or ()) or None
-        preparation = Preparation(**prepare, span_of=span, means=load_file(place / MEANS))
+        preparation = Preparation(**prepare, span_of=span, means=load_file(place / MEANS_FILE))
         decoder = GPT2LMHeadModel(GPT2Config.from_dict(tree["gpt2"]))
         tokenizer = AutoTokenizer.from_pretrained(place)
         captioner = Captioner(decoder, tokenizer, tree["embed_dim"], preparation, tree["mapper"], tree["prefix_length"])
         captioner.space = tree.get("space", "")
         missing, unexpected = captioner.load_state_dict(
-            with_old_averages(place, load_file(place / WEIGHTS)), strict=False
+            with_old_averages(place, load_file(place / CAPTIONER_WEIGHTS)), strict=False
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{place} cannot be loaded: {' '.join(str(error).split())[:160]}") from None
     if set(missing) - {TIED} or unexpected:
-        raise DataError(f"{place}/{WEIGHTS} does not fit {CONFIG}: {[*missing, *unexpected][0]}")
+        raise DataError(f"{place}/{CAPTIONER_WEIGHTS} does not fit {CAPTIONER_CONFIG}: {[*missing, *unexpected][0]}")
     return captioner

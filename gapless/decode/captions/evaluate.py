@@ -23,7 +23,7 @@ from gapless.eval.cache import weights_digest
 from gapless.eval.results import Result, digest_of, results_folder, save_result
 from gapless.eval.suite import Suite
 from gapless.models import load_model
-from gapless.run_folder import write_text
+from gapless.run_folder import CAPTIONS, EXPORT, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def save_captions(
     """
     place, checkpoint = results_folder(captioner)
     name = f"{place.parent.resolve().name}@{checkpoint}" if checkpoint else captioner.resolve().name
-    export = captioner / "export"
+    export = captioner / EXPORT
     result = Result(
         f"{plan.features.resolve().name}-{plan.modality}-{plan.split}",
         "captioning",
@@ -167,7 +167,7 @@ def save_captions(
         weights=os.path.realpath(export if export.is_dir() else captioner),
         variant=checkpoint,
     )
-    path = folder / "captions" / save_result(result, folder).name
+    path = folder / CAPTIONS / save_result(result, folder).name
     rows = [{"image_id": k, "caption": v} for k, v in captions.items()]
     write_text(path, json.dumps(rows, indent=1, ensure_ascii=False))
     return path

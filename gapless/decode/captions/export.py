@@ -5,6 +5,7 @@ from pathlib import Path
 from gapless.decode.captions.captioner import load_captioner, save_captioner
 from gapless.engine.resume import find_checkpoint
 from gapless.errors import DataError
+from gapless.run_folder import CHECKPOINTS
 
 
 def export_captioner(run: Path, name: str, output: Path) -> Path:
@@ -21,9 +22,9 @@ def export_captioner(run: Path, name: str, output: Path) -> Path:
     Raises:
         DataError: no such checkpoint, or damaged files.
     """
-    checkpoint = find_checkpoint(run / "checkpoints", name)
+    checkpoint = find_checkpoint(run / CHECKPOINTS, name)
     if checkpoint is None:
-        found = sorted(p.name for p in (run / "checkpoints").glob("*"))
+        found = sorted(p.name for p in (run / CHECKPOINTS).glob("*"))
         raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found)})")
     save_captioner(load_captioner(checkpoint), output)
     return checkpoint

@@ -25,14 +25,14 @@ from gapless.decode.captions.config import CaptionConfig, check_caption_config
 from gapless.decode.captions.gpt2 import new_decoder, pretrained_decoder
 from gapless.decode.store import FeatureStore
 from gapless.decode.transforms import Preparation
-from gapless.engine.checkpoint import LATEST, Checkpoints, Progress
+from gapless.engine.checkpoint import Checkpoints, Progress
 from gapless.engine.parts import Parts
 from gapless.engine.processes import exchange
 from gapless.engine.run import carry_out, prepare
 from gapless.engine.tracking import Tracker
 from gapless.errors import ConfigError, DataError
 from gapless.eval.together import together
-from gapless.run_folder import CHECKPOINTS
+from gapless.run_folder import CHECKPOINTS, LATEST
 from gapless.signals import StopFlag
 
 logger = logging.getLogger(__name__)

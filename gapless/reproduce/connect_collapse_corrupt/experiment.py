@@ -20,7 +20,6 @@ from gapless.decode.captions.config import CaptionConfig
 from gapless.decode.captions.evaluate import CaptionPlan, save_captions, score_captions, write_captions
 from gapless.decode.captions.scores import TokenizerName
 from gapless.decode.embed import embed_store
-from gapless.decode.store import MEANS
 from gapless.models import NO_WEIGHTS, RANDOM, check_model
 from gapless.report import Cell, Column, Table, load_run, write_report
 from gapless.report.escaping import terminal
@@ -31,7 +30,7 @@ from gapless.report.tables import best_row
 from gapless.reproduce.bug_or_feature.experiment import emoji_model
 from gapless.reproduce.connect_collapse_corrupt.published import GAP_DISTANCE, LOW_DATA, PUBLISHED, SPAN_NOISE
 from gapless.reproduce.statistics import compare, estimate
-from gapless.run_folder import write_text
+from gapless.run_folder import MEANS_FILE, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def reproduce_captioning(
     data = data or DataConfig()
     model = source or emoji_model(output / "runs", quick)
     features = output / "features"
-    if not (features / MEANS).is_file():
+    if not (features / MEANS_FILE).is_file():
         embed_store(str(model), pretrained, data, features)
     setting = Setting(output, features, "coco" if data.source == "coco" else "emoji", SEEDS[: 1 if quick else 3], quick)
     variants = _variants(setting)
