@@ -52,10 +52,10 @@ def told_of(bad: Sequence[BadSample]) -> str:
 class Batch(NamedTuple):
     """The usable samples of one process's part of a global batch (n may be 0)."""
 
-    images: Tensor
-    """uint8 (n, 3, H, W); for text-text towers what ``tokens`` is."""
-    tokens: Tensor
-    """int64 (n, L); for image-image towers the other pictures, uint8 (n, 3, H, W)."""
+    first: Tensor
+    """What the first tower sees: pictures, uint8 (n, 3, H, W), or captions of text-text towers, int64 (n, L)."""
+    second: Tensor
+    """What the second tower sees: captions, int64 (n, L), or other pictures of image-image towers."""
     indices: Tensor
     """int64 (n,): positions in the dataset."""
     bad: list[BadSample]
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
     @property
     def rows(self) -> int:
         """n."""
-        return len(self.images)
+        return len(self.first)
 
 
 def pick_caption(pair: Pair, rule: str, seed: str) -> str:
@@ -208,15 +208,15 @@ class Collate:
         good = [s for s in samples if isinstance(s, Sample)]
         cut: list[str] = []
         if self.towers == "image-image":
-            images, tokens = self._images([s.image for s in good]), self._images([s.second for s in good])
+            first, second = self._pictures([s.image for s in good]), self._pictures([s.second for s in good])
         else:
             captions = [s.caption for s in good]
-            tokens = self._tokens(captions)
-            cut = too_long(self.tokenize, captions, tokens)
-            images = tokens if self.towers == "text-text" else self._images([s.image for s in good])
+            second = self._tokens(captions)
+            cut = too_long(self.tokenize, captions, second)
+            first = second if self.towers == "text-text" else self._pictures([s.image for s in good])
         return Batch(
-            images=images,
-            tokens=tokens,
+            first=first,
+            second=second,
             indices=torch.tensor([s.position for s in good], dtype=torch.long),
             bad=[s for s in samples if isinstance(s, BadSample)],
             converted=dict(Counter([*(reason for s in good for reason in s.converted), *(LONG_CAPTION for _ in cut)])),
@@ -224,8 +224,8 @@ class Collate:
             first_cut=cut[0][:80] if cut else "",
         )
 
-    def _images(self, images: list[Tensor]) -> Tensor:
-        return torch.stack(images) if images else torch.zeros((0, 3, *self.image_size), dtype=torch.uint8)
+    def _pictures(self, pictures: list[Tensor]) -> Tensor:
+        return torch.stack(pictures) if pictures else torch.zeros((0, 3, *self.image_size), dtype=torch.uint8)
 
     def _tokens(self, captions: list[str]) -> Tensor:
         return self.tokenize(captions) if captions else torch.zeros((0, 1), dtype=torch.long)

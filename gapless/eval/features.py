@@ -68,7 +68,7 @@ def embed_pairs(
     with _evaluating(model) as device:
         for batch in together(_shown(data.batches(), "embedding pairs"), data.blank):
             with autocast():
-                output = model(batch.images.to(device, non_blocking=True), batch.tokens.to(device, non_blocking=True))
+                output = model(batch.first.to(device, non_blocking=True), batch.second.to(device, non_blocking=True))
             images.append(output["image_features"].cpu())
             texts.append(output["text_features"].cpu())
             indices.append(batch.indices)

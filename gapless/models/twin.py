@@ -81,13 +81,13 @@ class TwinModel(ClipModel):
         shared = self.clip.text is self.clip.visual
         return super().export_config() | {TWIN: {"towers": self.towers, "shared": shared}}
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, first: Tensor) -> Tensor:
         """Unit-norm (N, D) float32 of the first tower."""
-        return self._encode(self.clip.visual, images)
+        return self._encode(self.clip.visual, first)
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
+    def encode_text(self, second: Tensor) -> Tensor:
         """Unit-norm (N, D) float32 of the second tower, moved as :meth:`remove_gap` decided."""
-        features = self._encode(self.clip.text, tokens)
+        features = self._encode(self.clip.text, second)
         return F.normalize((features - self.clip.shift) @ self.clip.rotation.T, dim=-1)
 
     def _encode(self, tower: nn.Module, inputs: Tensor) -> Tensor:

@@ -119,9 +119,9 @@ def _validation_data(config: Config, model: ClipModel, tokenizer: Tokenizer) -> 
 def _first_batch(batches: Iterable[Batch]) -> str:
     batch = next(iter(batches))
     left_out = f"{len(batch.bad)} left out, first {batch.bad[0].key}: {batch.bad[0].detail}" if batch.bad else ""
-    if not len(batch.images):
+    if not len(batch.first):
         raise DataError(f"data: the first batch has no usable pair; {left_out}")
-    told = f"first batch: {_sides(batch.images)} and {_sides(batch.tokens)}"
+    told = f"first batch: {_sides(batch.first)} and {_sides(batch.second)}"
     number = batch.converted.get(LONG_CAPTION)
     cut = f"{number} captions are longer than the context and are cut, first: {batch.first_cut}" if number else ""
     return "; ".join(part for part in (told, left_out, cut) if part)

@@ -61,17 +61,17 @@ class ContrastiveStep:
         """
         weights = self.schedule(step)
         device = self.accelerator.device
-        images, tokens = (part.to(device, non_blocking=True) for part in (batch.images, batch.tokens))
+        first, second = (side.to(device, non_blocking=True) for side in (batch.first, batch.second))
         identities = gather_rows(batch.identities.to(device), sizes)
         loss = partial(self._losses, sizes, identities if self.mask_duplicates else None, weights)
         # All processes run equally many parts, which sharded parameters need.
         parts = -(-max(sizes) // (self.micro_batch_size or max(sizes)))
         if parts == 1:
-            output = self.model(images, tokens)
+            output = self.model(first, second)
             losses = loss(output)
             self.accelerator.backward(losses["loss"])
         else:
-            losses = self._in_parts(images.tensor_split(parts), tokens.tensor_split(parts), loss)
+            losses = self._in_parts(first.tensor_split(parts), second.tensor_split(parts), loss)
         counts = dict(zip(("duplicate_images", "duplicate_captions"), num_duplicates(identities), strict=True))
         used = {f"weight/{name}": torch.tensor(weight, device=device) for name, weight in weights.items()}
         return {name: value.detach() for name, value in (losses | used | counts).items()}
@@ -85,9 +85,9 @@ class ContrastiveStep:
         losses = self.objective(x, y, scale, None if bias is None else bias.float(), groups, weights)
         return losses | {"logit_scale": scale}
 
-    def _in_parts(self, images: Sequence[Tensor], tokens: Sequence[Tensor], loss: Callable[[Output], Output]) -> Output:
+    def _in_parts(self, first: Sequence[Tensor], second: Sequence[Tensor], loss: Callable[[Output], Output]) -> Output:
         states, outputs = [], []
-        for part in zip(images, tokens, strict=True):
+        for part in zip(first, second, strict=True):
             states.append(_rng_state(self.accelerator.device))
             with torch.no_grad():
                 outputs.append(self.model(*part))
@@ -95,10 +95,10 @@ class ContrastiveStep:
         losses = loss(leaves)
         gradients = torch.autograd.grad(losses["loss"], list(leaves.values()), allow_unused=True)
         by_name = dict(zip(leaves, gradients, strict=True))
-        lengths = [len(part) for part in images]
+        lengths = [len(part) for part in first]
         rows = {n: by_name[n].split(lengths) for n in ("image_features", "text_features")}
-        for i, part in enumerate(zip(images, tokens, strict=True)):
-            last = i == len(images) - 1
+        for i, part in enumerate(zip(first, second, strict=True)):
+            last = i == len(first) - 1
             _set_rng_state(self.accelerator.device, states[i])
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 output = self.model(*part)

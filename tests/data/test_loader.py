@@ -30,8 +30,8 @@ def global_batches(start, stop, world, workers, **options):
     return [
         (
             torch.cat([b.indices for b in batch]),
-            torch.cat([b.images for b in batch]),
-            torch.cat([b.tokens for b in batch]),
+            torch.cat([b.first for b in batch]),
+            torch.cat([b.second for b in batch]),
         )
         for batch in zip(*parts, strict=True)
     ]
@@ -116,7 +116,7 @@ def test_bad_samples_are_left_out_and_named(tmp_path):
         [("cut.png", "truncated"), ("none.png", "missing_file"), ("mute.png", "no_caption")]
     )
     empty = Collate(tokenize, (32, 32))([dataset[0, 1]])
-    assert empty.images.shape == (0, 3, 32, 32)
+    assert empty.first.shape == (0, 3, 32, 32)
 
 
 def test_with_all_captions_a_pair_without_any_is_still_counted(tmp_path):
@@ -157,11 +157,11 @@ def test_both_sides_of_a_batch_for_identical_towers(second):
     config = DataConfig(batch_size=6, workers=0, train_samples=12, second_image=second)
     data = build_train_data(config, 0, PREPROCESS, tokenize, Place(), "image-image")
     batch = next(iter(data.batches(0, 1)))
-    assert batch.images.shape == batch.tokens.shape == (6, 3, 32, 32)
-    assert torch.equal(batch.images, batch.tokens) == (second == "same")
+    assert batch.first.shape == batch.second.shape == (6, 3, 32, 32)
+    assert torch.equal(batch.first, batch.second) == (second == "same")
     texts = build_train_data(config, 0, PREPROCESS, tokenize, Place(), "text-text")
     batch = next(iter(texts.batches(0, 1)))
-    assert torch.equal(batch.images, batch.tokens)
-    assert batch.tokens.shape == (6, 3)
+    assert torch.equal(batch.first, batch.second)
+    assert batch.second.shape == (6, 3)
     empty = Collate(tokenize, (32, 32), "image-image")([])
-    assert empty.tokens.shape == (0, 3, 32, 32)
+    assert empty.second.shape == (0, 3, 32, 32)

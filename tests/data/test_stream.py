@@ -26,7 +26,7 @@ def config_of(url, **changes):
 
 def captions(batches):
     """What identifies a batch: its tokens, in order."""
-    return [batch.tokens.tolist() for batch in batches]
+    return [batch.second.tolist() for batch in batches]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -100,7 +100,7 @@ class Pictures:
         return 1
 
     def load(self, index):
-        return part(0, 1).images[0], 7
+        return part(0, 1).first[0], 7
 
     def key(self, index):
         return str(index)

@@ -114,7 +114,7 @@ def test_parts_replay_the_same_random_numbers():
             model.clip.visual.proj += distance * direction
             torch.manual_seed(9)
             batch = part(0, 8)
-            parts = zip(batch.images.tensor_split(3), batch.tokens.tensor_split(3), strict=True)
+            parts = zip(batch.first.tensor_split(3), batch.second.tensor_split(3), strict=True)
             outputs = [model(*p) for p in parts]
             x, y = (torch.cat([o[n] for o in outputs]) for n in ("image_features", "text_features"))
             value = objective(x, y, outputs[0]["logit_scale"])["loss"].item()
