@@ -12,7 +12,6 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-import torch.nn.functional as F
 from clip_benchmark.datasets.builder import build_dataset
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from PIL import Image
@@ -292,23 +291,6 @@ def test_bad_input_is_one_line(export, classes, tmp_path, change, arguments, cod
     line = said.strip().splitlines()[-1]
     assert line.startswith("gapless: error: ")
     assert message in line
-
-
-def test_heads_of_another_dimension_are_refused(export, tmp_path):
-    from safetensors.torch import save_file
-
-    from gapless.errors import DataError
-    from gapless.eval.arithmetic import _through_heads
-
-    weights = {f"{side}.weight": torch.randn(16, 16) for side in ("image", "text")}
-    weights |= {f"{side}.bias": torch.zeros(16) for side in ("image", "text")}
-    save_file(weights, tmp_path / "heads.safetensors")
-    x = torch.randn(3, 16)
-    images, words = _through_heads(tmp_path / "heads.safetensors", x, {"dog": x[0]})
-    torch.testing.assert_close(images, x @ weights["image.weight"].T)
-    torch.testing.assert_close(words["dog"], F.linear(x[0], weights["text.weight"]))
-    with pytest.raises(DataError, match="takes 16 dimensions, the model has 8"):
-        _through_heads(tmp_path / "heads.safetensors", torch.randn(3, 8), {})
 
 
 def test_tasks_in_which_a_gap_costs_most(export, tmp_path):

@@ -1,0 +1,136 @@
+"""Everything that is scored on the emoji, on seventeen of them with features chosen by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gapless.config import EvalPlan
+from gapless.data import emoji
+from gapless.data.emoji import SKIN_TONES, Emoji, emoji_edits
+from gapless.eval.metrics.grouping import joint_clustering
+from gapless.eval.run import evaluate
+from gapless.geometry import whole_gap
+from tests.eval.tables import Tables
+
+TEST = (
+    *("man cook light skin tone", "man cook dark skin tone", "woman cook light skin tone", "woman cook dark skin tone"),
+    *("anchor", "bear", "cloud", "drum", "eagle", "fork", "mark"),
+)
+VAL = ("man judge light skin tone", "woman judge light skin tone", "grape")
+TRAIN = ("woman judge dark skin tone", "house", "igloo")
+GROUPS = {"anchor": "Objects", "cloud": "Objects", "eagle": "Objects", "house": "Objects", "igloo": "Objects"}
+GROUPS |= {"bear": "Animals & Nature", "drum": "Animals & Nature", "fork": "Animals & Nature", "grape": "Objects"}
+LABELS = torch.tensor([2, 2, 2, 2, 1, 0, 1, 0, 1, 0])
+"""Groups of the first ten of the test split, in the order of their names; the last has none."""
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """The features of people are nearly the sum of the features of the words of their names."""
+    generator = torch.Generator().manual_seed(1)
+    tables = Tables(8)
+    prompts = ("people", "body", "objects", "animals", "nature", *SKIN_TONES, "man", "woman", "chef")
+    words = dict(zip(prompts, torch.randn(len(prompts), 8, generator=generator), strict=True))
+    tables.write({text: feature.tolist() for text, feature in words.items()})
+    chosen = []
+    for k, name in enumerate((*TEST, *VAL, *TRAIN)):
+        feature = torch.randn(8, generator=generator)
+        feature += 2 * sum(words[word] for word in words if f" {word} " in f" {name} ")
+        path = tables.picture(tmp_path / f"{k:02d}.png", feature.tolist())
+        tables.write({name: (feature + torch.randn(8, generator=generator)).tolist()})
+        group = GROUPS.get(name, "People & Body" if " " in name else None)
+        chosen.append(Emoji(path, (name, *(("chef",) if k == 0 else ())), group))
+    splits = {name: split for split, names in (("test", TEST), ("val", VAL), ("train", TRAIN)) for name in names}
+    monkeypatch.setattr(Emoji, "split", property(lambda self: splits[self.captions[0]]))
+    for module in ("emoji", "labelled"):
+        monkeypatch.setattr(f"gapless.data.{module}.all_emoji", lambda: tuple(chosen))
+    for kept in (emoji.emoji_classes, emoji.emoji_edits):
+        kept.cache_clear()
+    yield tables
+    for kept in (emoji.emoji_classes, emoji.emoji_edits):
+        kept.cache_clear()
+
+
+def scored(tables, *tasks, datasets=("emoji",), **changes):
+    plan = EvalPlan(datasets=list(datasets), tasks=list(tasks), workers=0, **changes)
+    return {(r.dataset, r.task): r for r in evaluate(tables.loaded(), plan)}
+
+
+def test_pairs_classes_and_arithmetic_are_scored_on_the_test_split(few):
+    results = scored(few, "zero_shot", "retrieval", "gap", "arithmetic")
+    assert [(*key, r.num_samples) for key, r in results.items()] == [
+        ("emoji", "zeroshot_retrieval", 11),
+        ("emoji", "gap", 11),
+        ("emoji_group", "zeroshot_classification", 10),
+        ("emoji_skin_tone", "zeroshot_classification", 4),
+        ("emoji_test", "embedding_arithmetic", 17),
+    ]
+    assert all((r.split, r.settings, r.data) == ("test", {}, "") for r in results.values())
+    assert results["emoji", "zeroshot_retrieval"].metrics["num_texts"] == 12
+    images, texts = few.rows(*range(11)), few.text(*TEST)
+    assert results["emoji", "gap"].metrics == pytest.approx(whole_gap(images, texts), rel=1e-5)
+    # Classes are sorted by name; the prompts of the first are animals and nature.
+    prompts = (("animals", "nature"), ("objects",), ("people", "body"))
+    directions = F.normalize(torch.stack([few.text(*words).mean(dim=0) for words in prompts]), dim=1)
+    hits = (images[:10] @ directions.T).argmax(dim=1) == LABELS
+    assert 0 < hits.double().mean() < 1
+    assert results["emoji_group", "zeroshot_classification"].samples["acc1"].tolist() == hits.tolist()
+
+
+def test_other_splits_are_settings(few):
+    results = scored(few, "zero_shot", "retrieval", "arithmetic", split="val")
+    assert [(*key, r.num_samples, r.split, r.settings) for key, r in results.items()] == [
+        ("emoji", "zeroshot_retrieval", 3, "val", {"split": "val"}),
+        ("emoji_group", "zeroshot_classification", 3, "val", {"split": "val"}),
+        ("emoji_skin_tone", "zeroshot_classification", 2, "val", {"split": "val"}),
+        ("emoji_dev", "embedding_arithmetic", 17, "dev", {}),
+    ]
+    # From man to woman and back, and from light to dark and back.
+    assert results["emoji_dev", "embedding_arithmetic"].metrics["num_edits"] == 4
+    images, texts = few.rows(11, 12, 13), few.text(*VAL)
+    hits = (images @ texts.T).argmax(dim=1) == torch.arange(3)
+    assert results["emoji", "zeroshot_retrieval"].samples["text_retrieval_recall@1"].tolist() == hits.tolist()
+
+
+def test_arithmetic_finds_the_picture_that_a_name_says(few):
+    lambdas = [0.5, 3.0]
+    result = scored(few, "arithmetic", lambdas=lambdas)["emoji_test", "embedding_arithmetic"]
+    images, columns = few.rows(*range(17)), ("region_id", "value", "target", "target_ids", "norm2", "is_test")
+    edits = [edit for edit in zip(*(emoji_edits().transfos[c] for c in columns), strict=True) if edit[5]]
+    weights = torch.tensor([edit[4] ** -0.5 for edit in edits])
+    expected = {"num_edits": 8}
+    for strength in lambdas:
+        hits = []
+        for query, value, target, right, *_ in edits:
+            scores = images @ (images[query] + strength * (few.text(target)[0] - few.text(value)[0]))
+            scores[query] = -9
+            hits.append(int(scores.argmax()) == right)
+        expected[f"simat_score@{strength:g}"] = 100 * float((weights * torch.tensor(hits)).sum() / weights.sum())
+    assert 0 < expected["simat_score@0.5"] != expected["simat_score@3"]
+    assert result.metrics == pytest.approx(expected)
+    assert result.settings == {"lambdas": lambdas}
+
+
+def test_clusters_are_compared_with_the_groups_of_the_emoji_that_have_one(few):
+    result = scored(few, "clustering")["emoji", "joint_clustering"]
+    images, texts = few.rows(*range(10)), few.text(*TEST[:10])
+    expected = joint_clustering(images, texts, LABELS)
+    assert expected["v_measure_image"] != pytest.approx(expected["v_measure_text"])
+    assert result.metrics == pytest.approx(expected)
+
+
+def test_a_class_set_alone(few):
+    (result,) = scored(few, "zero_shot", datasets=("emoji_skin_tone",)).values()
+    hits = (few.rows(0, 1, 2, 3) @ few.text(*SKIN_TONES).T).argmax(dim=1) == torch.tensor([0, 4, 0, 4])
+    assert (result.dataset, result.samples["acc1"].tolist()) == ("emoji_skin_tone", hits.tolist())
+    assert (result.split, result.settings, result.data) == ("test", {}, "")
+    (result,) = scored(few, "zero_shot", datasets=("emoji_group",), split="val").values()
+    assert (result.split, result.settings, result.num_samples) == ("val", {"split": "val"}, 3)
+
+
+@pytest.mark.parametrize("datasets", ["emoji", "emoji_group"])
+def test_the_probe_of_a_class_set_is_fitted_on_its_train_split(few, datasets):
+    # Nothing of the train split is of the animals.
+    result = scored(few, "linear_probe", datasets=(datasets,))["emoji_group", "linear_probe"]
+    assert result.samples["lp_acc1"][[5, 7, 9]].tolist() == [0, 0, 0]
+    assert result.metrics["lp_acc1"] > 0
