@@ -39,8 +39,8 @@ def embedding_maps(clouds: Clouds, captions: Mapping[str, str], path: Path, link
     height = -(-len(clouds) // width)
     with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": "0.8"}):
         figure = Figure(figsize=(3.3 * width, 0.5 + 3.4 * height), layout="constrained")
-        places = figure.subplots(height, width, squeeze=False).flat
-        for axes, (name, (images, texts)) in zip(places, clouds.items(), strict=False):
+        places = iter(figure.subplots(height, width, squeeze=False).flat)
+        for (name, (images, texts)), axes in zip(clouds.items(), places, strict=False):
             points = torch.cat([images, texts]).double()
             x, y = ((points - points.mean(dim=0)) @ principal_axes(points)[1][:, :2]).T
             n = len(images)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from gapless.report import Cell, Table
-from gapless.report.escaping import latex, markdown, script, terminal
+from gapless.report.escaping import chart, latex, markdown, script, terminal
 from tests.report.hostile import HOSTILE
 
 
@@ -67,3 +67,17 @@ def test_a_table_keeps_its_cells():
     assert len(re.findall(r"(?<!\\)&", told)) == 1 + len(rows)
     assert len(re.findall(r"(?<!\\){", told)) == len(re.findall(r"(?<!\\)}", told))
     assert not re.search(r"(?<!\\)[#%^~]|\\\\\n[\[*]", told)
+
+
+def test_plotly_reads_no_tags_and_no_entities():
+    assert chart("a<b>&lt;") == "a&lt;b&gt;&amp;lt;"
+
+
+def test_numbers_that_json_has_not_are_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script([float("nan")])
+
+
+def test_the_console_takes_a_style():
+    assert terminal("[b]:smile:", "bold").style == "bold"
+    assert terminal("[b]:smile:", "bold").plain == "[b]:smile:"

@@ -9,6 +9,7 @@ from gapless.errors import DataError
 from gapless.report import Cell, load_run, write_report
 from gapless.report.gallery import load_embedded
 from gapless.report.page import final_table, setup_table
+from gapless.report.runs import RunRecord, differences
 from tests.runs import run
 
 LINES = [
@@ -159,3 +160,68 @@ def test_training_pairs_of_another_subset_are_other_data(tmp_path):
     assert [record.data for record in records] == ["emoji, train, 64 pairs, seed 1", "emoji, train, 64 pairs, seed 2"]
     whole = {"eval": {"split": "train"}, "data": {"source": "emoji", "train_samples": None}}
     assert load_run(folder(tmp_path, "c", seed=3, **whole)).data == "emoji, train"
+
+
+def test_a_record_is_what_the_folder_holds(tmp_path):
+    place = folder(tmp_path, optim={"lr": 0.5})
+    (place / "embeddings").mkdir()
+    (place / "embeddings" / "epoch_00002.safetensors").touch()
+    link = tmp_path / "link"
+    link.symlink_to(place)
+    record = load_run(link)
+    assert (record.name, record.folder, record.rows, record.notes) == ("run", link, LINES, [])
+    assert record.config == {"name": "run", "seed": 1, "data.source": "emoji", "optim.lr": 0.5}
+    assert record.embeddings == {2: link / "embeddings" / "epoch_00002.safetensors"}
+    assert record.metrics == ["val/centroid_distance", "val/text_retrieval_recall@1", "train/loss"]
+
+
+def test_a_curve_is_epochs_and_values_of_one_metric_and_zero_is_a_value():
+    rows = [
+        {"epoch": 0, "val/a": 0, "val/b": 5.0},
+        {"epoch": 1, "val/a": None, "val/b": 6.0},
+        {"epoch": 1.5, "val/a": 2},
+    ]
+    record = RunRecord("r", None, {}, rows)
+    assert record.curve("val/a") == [(0.0, 0.0), (1.5, 2.0)]
+    assert record.curve("val/b") == [(0.0, 5.0), (1.0, 6.0)]
+    assert record.curve("val/c") == []
+
+
+def test_data_are_named_by_what_the_evaluated_pairs_depend_on(tmp_path):
+    def data(**config):
+        return RunRecord("r", None, {key.replace("__", "."): value for key, value in config.items()}, []).data
+
+    whole = {
+        "data__source": "coco",
+        "data__path": "/p",
+        "data__val_path": "/v",
+        "data__val_captions": "first",
+        "eval__split": "test",
+        "data__val_samples": 40,
+        "data__train_samples": 9,
+        "seed": 3,
+        "optim__lr": 1,
+    }
+    assert data(**whole) == "coco, /p, /v, first, test, 40 pairs"
+    assert data(**(whole | {"eval__split": "train"})) == "coco, /p, /v, first, train, 9 pairs, seed 3"
+    assert data() == ""
+
+
+def test_differences_are_of_all_runs_and_names_aside():
+    runs = [
+        RunRecord(name, None, {"name": name, "output": name, "a": 1, "b": b, **more}, [])
+        for name, b, more in (("x", 1, {}), ("y", 1, {}), ("z", 2, {"c": None}), ("w", 1, {"d": 0}))
+    ]
+    assert differences(runs) == {"b": [1, 1, 2, 1], "d": [None, None, None, 0]}
+
+
+def test_long_values_are_cut(tmp_path):
+    place = folder(tmp_path)
+    (place / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "val/x": "y" * 100}) + "\n")
+    with pytest.raises(DataError) as error:
+        load_run(place)
+    assert str(error.value) == f"{place / 'metrics.jsonl'}, line 1: val/x is '{'y' * 76}..., not a number"
+    (place / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "val/x": "y" * 77}) + "\n")
+    with pytest.raises(DataError) as error:
+        load_run(place)
+    assert f"val/x is '{'y' * 77}', not a number" in str(error.value)

@@ -1,4 +1,7 @@
+import io
+
 import pytest
+from rich.console import Console
 
 from gapless.report import Cell, Column, Table, best_row, score_table
 from gapless.report.tables import better
@@ -30,6 +33,53 @@ def test_latex_is_booktabs_with_its_special_characters_escaped():
     assert r"model\_a & \textbf{0.5 $\pm$ 0.1} & 50 \% \\" in told
     assert r"\caption{Gap \& recall. n = 3.}" in told
     assert [told.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", "{lrr}")] == [1, 1, 1, 1]
+
+
+LATEX = r"""\begin{table}
+\centering
+\begin{tabular}{lr}
+\toprule
+ & a\_b \\
+\midrule
+x & \textbf{1} \\
+\bottomrule
+\end{tabular}
+\caption{Gap.}
+\end{table}
+"""
+
+
+def test_a_whole_table_in_each_form():
+    table = Table("Gap", ["", "a_b"], [[Cell("x"), Cell("1", best=True)]])
+    assert table.latex() == LATEX
+    assert table.section() == "## Gap\n\n|  | a_b |\n| --- | ---: |\n| x | **1** |\n\n\n"
+    assert Table("Gap", ["", "b"], [], "Note*.").section().endswith("\n\nNote\\*.\n")
+
+
+def test_the_console_has_the_best_in_bold_and_breaks_long_titles():
+    table = Table("Gap", ["", "linear separability"], [[Cell("x"), Cell("0.5", best=True)], [Cell("y"), Cell("0.75")]])
+    out = io.StringIO()
+    Console(file=out, width=60, force_terminal=True, color_system="standard").print(table.terminal())
+    bold = "\x1b[1m{}\x1b[0m".format
+    assert out.getvalue().splitlines() == [
+        "Gap           ",
+        f"{bold(' ')} {bold('      linear')}",
+        f"{bold(' ')} {bold('separability')}",
+        "\u2500" * 14,
+        f"x {bold('         0.5')}",
+        "y         0.75",
+    ]
+
+
+def test_rows_that_are_not_compared_are_never_best():
+    rows = {"start": {"gap": 0.0}, "a": {"gap": 0.5}}
+    assert "**" not in score_table(rows, COLUMNS[:1], "Scores", compared=("a",)).markdown()
+    assert "**0.000**" in score_table(rows, COLUMNS[:1], "Scores").markdown()
+    assert score_table(rows, COLUMNS[:1], "Scores").title == "Scores"
+
+
+def test_of_equals_the_first_is_best():
+    assert best_row({"a": {"gap": 0.5}, "b": {"gap": 0.5}, "c": {"gap": 0.75}}, COLUMNS[0]) == "a"
 
 
 @pytest.mark.parametrize(
