@@ -211,7 +211,7 @@ def run_close(arguments: Any) -> None:
             with write_whole(arguments.moved_output) as second:
                 save_file({"image": moved[0].contiguous(), "text": moved[1].contiguous()}, second)
     _print_closing((x, y), moved, bool(arguments.apply))
-    told = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in transform.told.items())
+    told = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in transform.fit.items())
     print(f"{arguments.output}: {transform.method}{f' ({told})' if told else ''}")
 
 

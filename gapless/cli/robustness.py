@@ -110,9 +110,9 @@ def run_robustness(arguments: Any) -> None:
     quantisers |= {name: codes[name] for name in arguments.codes}
     for name, quantiser in quantisers.items():
         curves[name] = quantisation_robustness(queries, candidates, gap, quantiser, arguments.alphas, labels)
-    _print_curves(curves, transform.told)
+    _print_curves(curves, transform.fit)
     if arguments.output:
-        tree = {"gap": transform.told, "curves": {name: asdict(curve) for name, curve in curves.items()}}
+        tree = {"gap": transform.fit, "curves": {name: asdict(curve) for name, curve in curves.items()}}
         write_text(arguments.output, json.dumps(tree, indent=2) + "\n")
         _draw_curves(curves, arguments.output.with_suffix(".png"))
 

@@ -63,10 +63,10 @@ def _class_gap(images: Tensor, classes: Tensor) -> tuple[Tensor, float]:
         transform = close_gap(images, classes, "approximate")
     else:
         transform = close_gap(images, classes, "orthogonal")
-        if float(transform.told["share_of_gap"]) < LITTLE:
+        if float(transform.fit["share_of_gap"]) < LITTLE:
             transform = close_gap(images, classes, "approximate")
     assert transform.text_shift is not None
-    return transform.text_shift, float(transform.told["share_of_gap"])
+    return transform.text_shift, float(transform.fit["share_of_gap"])
 
 
 def _told(curve: Robustness, accuracy: str) -> dict[str, float]:

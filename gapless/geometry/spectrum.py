@@ -3,10 +3,14 @@
 Axis letters: N points, D dimensions.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gapless.losses.strips import strips
+
+Reading = Literal["cumulative", "relative", "absolute"]
 
 
 def scatter(features: Tensor) -> Tensor:
@@ -31,6 +35,36 @@ def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
     """
     values, vectors = torch.linalg.eigh(scatter(features))
     return values.flip(0).clamp(min=0), vectors.flip(1)
+
+
+def principal_components(features: Tensor, epsilon: float = 0.0, reading: Reading = "cumulative") -> Tensor:
+    """Orthonormal directions (D, K) of the centred rows, without those that epsilon drops or rounding alone makes.
+
+    Args:
+        features: (N, D) float64.
+        epsilon: see :func:`gapless.geometry.close_gap`; 0 keeps every direction in which the points differ.
+        reading: how epsilon is read, see there.
+    """
+    n, d = features.shape
+    if n > 4 * d:
+        squares, vectors = principal_axes(features)
+        singular = squares.sqrt()
+        tiny = (max(n, d) * torch.finfo(torch.float64).eps) ** 0.5  # squaring halves the digits
+    else:
+        _, singular, rows = torch.linalg.svd(features - features.mean(dim=0), full_matrices=False)
+        vectors, tiny = rows.T, max(n, d) * torch.finfo(torch.float64).eps
+    kept = singular > tiny * singular[0]
+    if epsilon:
+        variance = singular.square() / max(1, n - 1)
+        if reading == "cumulative":
+            # Fewest leading components with at least 1 - epsilon of the variance.
+            held = variance.cumsum(0) / variance.sum()
+            kept &= torch.arange(len(held)) <= int((held < 1 - epsilon).sum())
+        elif reading == "relative":
+            kept &= singular > epsilon * singular[0]
+        else:
+            kept &= variance > epsilon
+    return vectors[:, kept]
 
 
 def explained_variance(features: Tensor) -> Tensor:

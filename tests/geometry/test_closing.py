@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from gapless.errors import ConfigError, DataError
 from gapless.geometry import Transform, centroid_distance, close_gap, linear_separability
-from gapless.geometry.closing import METHODS, principal_components
+from gapless.geometry.closing import METHODS
+from gapless.geometry.spectrum import principal_components
 from tests.runs import run
 
 
@@ -61,8 +62,8 @@ def test_what_spans_the_space_is_told_of_algorithm_1(caplog):
     assert "Algorithm 1" in caplog.text
     assert exact.text_shift.norm() < 1e-6
     approximate = close_gap(x, y, "approximate", epsilon=0.2)
-    assert 0 < approximate.told["components"] < 32
-    assert approximate.told["share_of_gap"] > 0.1
+    assert 0 < approximate.fit["components"] < 32
+    assert approximate.fit["share_of_gap"] > 0.1
 
 
 def test_readings_of_epsilon_keep_the_components_that_they_say():
@@ -115,14 +116,14 @@ def test_a_file_brings_the_transform_back(tmp_path, method):
     again = Transform.load(tmp_path / "t.safetensors")
     assert torch.equal(again.text(y), transform.text(y))
     assert torch.equal(again.image(x), transform.image(x))
-    assert (again.method, again.told) == (method, transform.told)
+    assert (again.method, again.fit) == (method, transform.fit)
 
 
 def test_what_cannot_work_is_named(tmp_path):
     x, y = clouds()
-    with pytest.raises(ConfigError, match="--method: 'whiten' is not one of mean"):
+    with pytest.raises(ConfigError, match="method=whiten does not work, it must be one of mean, translate"):
         close_gap(x, y, "whiten")
-    with pytest.raises(ConfigError, match="--epsilon"):
+    with pytest.raises(ConfigError, match="epsilon=1.0 does not work"):
         close_gap(x, y, "approximate", epsilon=1.0)
     with pytest.raises(DataError, match="dimension 20 of the texts is constant \\(12 are\\)"):
         close_gap(x, y, "standardise")

@@ -129,7 +129,7 @@ def _gap(x: Tensor, y: Tensor, epsilon: float) -> tuple[Tensor, float]:
     """The direction of Algorithm 1 for searched texts, and its share of the gap."""
     transform = close_gap(x, y, "approximate", 1.0, epsilon)
     assert transform.text_shift is not None
-    return transform.text_shift, float(transform.told["share_of_gap"])
+    return transform.text_shift, float(transform.fit["share_of_gap"])
 
 
 def _table(title: str, first: str, curves: Iterable[tuple[str, Robustness]], note: str) -> Table:
