@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults lint clean
+.PHONY: demo test faults mutants lint clean
 
 demo: .venv/installed
 	$(BIN)/gapless reproduce demo --output runs/demo
@@ -14,6 +14,13 @@ test: .venv/installed-dev
 faults: .venv/installed-dev
 	GAPLESS_FAULTS=full GAPLESS_FAULTS_COUNTS=bench/results/faults.json \
 	$(BIN)/python -m pytest tests/faults -o faulthandler_timeout=36000
+
+# Changes lines of a room at random and asks the tests; about half a minute for each change.
+ROOM ?= eval
+NUMBER ?= 100
+SEED ?= 0
+mutants: .venv/installed-dev
+	$(BIN)/python -m tests.mutants $(ROOM) --number=$(NUMBER) --seed=$(SEED)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
