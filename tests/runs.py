@@ -83,6 +83,21 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
     return said.getvalue()
 
 
+def outcome(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = -1
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(list(arguments))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else -1
+    finally:
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+    return code, out.getvalue(), err.getvalue()
+
+
 def run_launched(*arguments: str) -> str:
     """Run the command on two processes through launch.sh; all that it said."""
     done = subprocess.run(

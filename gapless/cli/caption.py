@@ -35,6 +35,14 @@ def add_embed(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
 
 
+def unused_by_embed(arguments: Any) -> dict[str, str]:
+    """Keys of the data that only training looks at."""
+    from gapless.eval.plan import OF_BATCHES
+
+    used = ("source", "allow_pipe", "workers", "max_bad_fraction")
+    return {f"data.{key}": "only training uses it" for key in OF_BATCHES if key not in used}
+
+
 def run_embed(arguments: Any) -> None:
     """Embed, and print what was written."""
     from gapless.decode.embed import embed_store

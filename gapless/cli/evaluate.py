@@ -50,6 +50,22 @@ def add_eval(parser: ArgumentParser) -> None:
     parser.add_argument("--compare", nargs="+", type=Path, default=None, help="Show results of runs side by side.")
 
 
+def unused_by_eval(arguments: Any) -> dict[str, str]:
+    """Arguments of a score where nothing is scored, and of training among those of the data."""
+    if arguments.compare:
+        keys = set(vars(arguments)) - {"compare", "config"}
+        return dict.fromkeys(sorted(keys), "compare shows results that are there, and scores nothing")
+    if "pairs" in arguments.datasets:
+        from gapless.eval.plan import OF_BATCHES
+
+        idle = {f"data.{key}": "no evaluation uses it" for key in OF_BATCHES if key not in ("source", "allow_pipe")}
+    else:
+        idle = {"data": "only the data set named pairs uses it"}
+    if arguments.interpolate:
+        return idle | {"no_cache": "models between two others keep no features"}
+    return idle | {"alphas": "only interpolate uses it"}
+
+
 def run_eval(arguments: Any) -> None:
     """Evaluate, interpolate or compare, and print the table."""
     from accelerate import PartialState

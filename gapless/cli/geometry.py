@@ -39,6 +39,15 @@ SHOWN = {
     ),
 }
 """What the table shows; the JSON has everything."""
+USED_BY = {
+    "mean": (),
+    "translate": ("alpha", "moved"),
+    "orthogonal": ("alpha", "moved"),
+    "approximate": ("alpha", "epsilon", "reading", "moved"),
+    "procrustes": ("moved",),
+    "standardise": (),
+}
+"""Arguments of each method of ``gapless close``."""
 FIGURES = ("gap.png", "gap.pdf", "map.png", "map.pdf")
 
 
@@ -187,6 +196,16 @@ def add_close(parser: ArgumentParser) -> None:
     parser.add_argument("--renormalise", action="store_true", help="Give moved rows length 1 again.")
     parser.add_argument("--output", type=Path, required=True, help="The transform, .safetensors.")
     parser.add_argument("--moved_output", type=Path, default=None, help="Also write moved embeddings, .safetensors.")
+
+
+def unused_by_close(arguments: Any) -> dict[str, str]:
+    """Arguments that the method, or the command without a random choice, does not look at."""
+    idle = {
+        key: f"method {arguments.method} does not use it"
+        for key in ("alpha", "epsilon", "reading", "moved")
+        if key not in USED_BY[arguments.method]
+    }
+    return idle if arguments.rows else idle | {"seed": "nothing is random unless rows are chosen"}
 
 
 def run_close(arguments: Any) -> None:

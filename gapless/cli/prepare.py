@@ -7,6 +7,15 @@ from jsonargparse import ArgumentParser
 
 from gapless.config.arguments import ClosedUnitInterval, Location, NonNegativeInteger, PositiveInteger, Separator
 
+USED_BY = {
+    "emoji": (),
+    "coco": ("path", "karpathy"),
+    "folder": ("path", "all"),
+    "csv": ("path", "csv_image", "csv_caption", "csv_separator", "all"),
+    "shards": ("path", "json_caption", "all"),
+}
+"""Arguments of each source."""
+
 
 def add_prepare(parser: ArgumentParser) -> None:
     """What ``gapless prepare`` takes."""
@@ -31,6 +40,13 @@ def add_prepare(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max_bad_fraction", type=ClosedUnitInterval, default=0.01, help="Share of bad samples that is tolerated."
     )
+
+
+def unused_by_prepare(arguments: Any) -> dict[str, str]:
+    """Arguments of other sources."""
+    keys = ("path", "karpathy", "csv_image", "csv_caption", "csv_separator", "json_caption", "all")
+    reason = f"source {arguments.source} does not use it"
+    return {key: reason for key in keys if key not in USED_BY[arguments.source]}
 
 
 def run_prepare(arguments: Any) -> None:

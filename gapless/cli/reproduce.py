@@ -11,7 +11,7 @@ from gapless.errors import ConfigError
 
 Experiment = Literal["demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature"]
 GRID = {"edition", "dimensions", "jobs", "allow_missing"}
-USED = {
+USED_BY: dict[str, set[str]] = {
     "demo": set(),
     "contrastive-gap": GRID,
     "contrastive-gap coco": GRID | {"data_path", "root"},
@@ -69,32 +69,24 @@ def add_reproduce(parser: ArgumentParser) -> None:
     )
 
 
-def _refuse_unused(arguments: Any) -> None:
-    """An argument that the experiment does not look at would be ignored in silence."""
+def unused_by_reproduce(arguments: Any) -> dict[str, str]:
+    """Arguments that the experiment does not look at."""
     parts = [arguments.experiment]
     if arguments.experiment == "connect-collapse-corrupt":
         parts.append(arguments.only)
-    if arguments.edition == "coco" and " ".join([*parts, "coco"]) in USED:
+    if arguments.edition == "coco" and " ".join([*parts, "coco"]) in USED_BY:
         parts.append("coco")
     experiment = " ".join(parts)
-    usual: dict[str, Any] = {
-        "edition": "emoji",
-        "only": "captioning",
-        "dimensions": [32, 64, 128],
-        "allow_missing": False,
-    }
+    used = USED_BY[experiment]
+    reason = f"{experiment} does not use it (it takes {', '.join(sorted(used | {'output', 'quick'}))})"
     keys = ("edition", "source", "pretrained", "only", "karpathy", "data_path", "root", "dimensions", "jobs")
-    for key in (*keys, "allow_missing"):
-        if key not in USED[experiment] and getattr(arguments, key) != usual.get(key):
-            used = ", ".join(sorted(USED[experiment] | {"output", "quick"}))
-            raise ConfigError(f"{key}: {experiment} does not use it (it takes {used})")
-    if not arguments.dimensions:
-        raise ConfigError("dimensions: name at least one")
+    return {key: reason for key in (*keys, "allow_missing") if key not in used}
 
 
 def run_reproduce(arguments: Any) -> None:
     """Run the experiment."""
-    _refuse_unused(arguments)
+    if not arguments.dimensions:
+        raise ConfigError("dimensions: name at least one")
     output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
     if arguments.pretrained and not arguments.source:
         raise ConfigError("--pretrained: it belongs to the open_clip model that --source names")

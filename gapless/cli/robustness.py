@@ -60,6 +60,19 @@ def add_robustness(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=None, help="Write the curves as JSON, and a figure beside it.")
 
 
+def unused_by_robustness(arguments: Any) -> dict[str, str]:
+    """Arguments of a method that was not chosen, and of noise where none is added."""
+    idle = {}
+    if arguments.method != "approximate":
+        idle["epsilon"] = f"method {arguments.method} does not use it"
+    for key, other in (("noise", "sigmas"), ("sigmas", "noise")):
+        if not getattr(arguments, key):
+            idle |= dict.fromkeys((other, "draws", "mode"), f"no noise is added where {key} is empty")
+            if not arguments.rows:
+                idle["seed"] = f"nothing is random where {key} is empty, unless rows are chosen"
+    return idle
+
+
 def run_robustness(arguments: Any) -> None:
     """Curves of robustness and accuracy over alpha."""
     import torch

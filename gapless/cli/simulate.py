@@ -19,6 +19,11 @@ def add_simulate(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/simulate"), help="Folder of figures and JSON.")
 
 
+def unused_by_simulate(arguments: Any) -> dict[str, str]:
+    """Arguments of simulations, where none is named."""
+    return {} if arguments.names else dict.fromkeys(("small", "output"), "without a name nothing is simulated")
+
+
 def run_simulate(arguments: Any) -> None:
     """Run, print beside the paper's numbers, write and draw."""
     from rich.progress import Progress

@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
-from gapless.cli.caption import add_convert, add_embed, run_convert, run_embed
+from gapless.cli.caption import add_convert, add_embed, run_convert, run_embed, unused_by_embed
 from gapless.cli.caption import add_eval as add_caption_eval
 from gapless.cli.caption import add_train as add_caption_train
 from gapless.cli.caption import run_eval as run_caption_eval
 from gapless.cli.caption import run_train as run_caption_train
-from gapless.cli.evaluate import add_eval, run_eval
+from gapless.cli.evaluate import add_eval, run_eval, unused_by_eval
 from gapless.cli.export import add_export, run_export
-from gapless.cli.geometry import add_close, add_gap, run_close, run_gap
-from gapless.cli.prepare import add_prepare, run_prepare
+from gapless.cli.geometry import add_close, add_gap, run_close, run_gap, unused_by_close
+from gapless.cli.prepare import add_prepare, run_prepare, unused_by_prepare
 from gapless.cli.report import add_report, run_report
-from gapless.cli.reproduce import add_reproduce, run_reproduce
-from gapless.cli.robustness import add_robustness, run_robustness
-from gapless.cli.simulate import add_simulate, run_simulate
+from gapless.cli.reproduce import add_reproduce, run_reproduce, unused_by_reproduce
+from gapless.cli.robustness import add_robustness, run_robustness, unused_by_robustness
+from gapless.cli.simulate import add_simulate, run_simulate, unused_by_simulate
 from gapless.cli.sweep import add_sweep, run_sweep
 from gapless.cli.train import add_doctor, add_train, run_doctor, run_train
+from gapless.cli.unused import Unused, refuse_unused
 from gapless.config.parsing import parse_arguments
 from gapless.errors import ConfigError
 
@@ -34,25 +35,35 @@ class Verb(NamedTuple):
     run: Callable[[Any], None]
     continues: bool = False
     """Whether the same command goes on from where a signal stopped it."""
+    unused: Callable[[Any], Unused] = lambda _: {}
+    """Which arguments do nothing beside the others."""
 
 
 VERBS = {
     "train": Verb("train or fine-tune, or continue an interrupted run", add_train, run_train, continues=True),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", add_doctor, run_doctor),
-    "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", add_eval, run_eval),
+    "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", add_eval, run_eval, unused=unused_by_eval),
     "gap": Verb("every measure of the gap between two sets of embeddings", add_gap, run_gap),
-    "close": Verb("fit a map that closes the gap, and apply it", add_close, run_close),
-    "robustness": Verb("nearest neighbours under noise, the gap closed", add_robustness, run_robustness),
-    "simulate": Verb("the papers' simulations of how gaps arise", add_simulate, run_simulate),
-    "caption embed": Verb("embed a data set for captioners", add_embed, run_embed),
+    "close": Verb("fit a map that closes the gap, and apply it", add_close, run_close, unused=unused_by_close),
+    "robustness": Verb(
+        "nearest neighbours under noise, the gap closed", add_robustness, run_robustness, unused=unused_by_robustness
+    ),
+    "simulate": Verb(
+        "the papers' simulations of how gaps arise", add_simulate, run_simulate, unused=unused_by_simulate
+    ),
+    "caption embed": Verb("embed a data set for captioners", add_embed, run_embed, unused=unused_by_embed),
     "caption convert": Verb("embeddings from pickles of other code", add_convert, run_convert),
     "caption train": Verb("train a captioner on one modality", add_caption_train, run_caption_train, continues=True),
     "caption eval": Verb("caption another modality, and score it", add_caption_eval, run_caption_eval),
-    "prepare": Verb("write a data source as webdataset shards", add_prepare, run_prepare, continues=True),
+    "prepare": Verb(
+        "write a data source as webdataset shards", add_prepare, run_prepare, continues=True, unused=unused_by_prepare
+    ),
     "export": Verb("write the model or captioner of a run as a folder of its own", add_export, run_export),
     "sweep": Verb("run a sweep file of wandb without a server", add_sweep, run_sweep, continues=True),
     "report": Verb("write a page, tables and figures of runs", add_report, run_report),
-    "reproduce": Verb("run an experiment and print its tables", add_reproduce, run_reproduce),
+    "reproduce": Verb(
+        "run an experiment and print its tables", add_reproduce, run_reproduce, unused=unused_by_reproduce
+    ),
 }
 
 
@@ -69,9 +80,11 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     """Arguments of a verb, with nested dataclasses built.
 
     Raises:
-        ConfigError: one line that names the key.
+        ConfigError: one line that names the key that cannot work, or would do nothing.
     """
-    return parse_arguments(parser_of(verb), arguments)
+    parsed = parse_arguments(parser_of(verb), arguments)
+    refuse_unused(parsed, parser_of(verb), VERBS[verb].unused(parsed))
+    return parsed
 
 
 @cache

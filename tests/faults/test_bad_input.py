@@ -1,7 +1,6 @@
 """Everything wrong that a user can type or feed: the documented code, one line, nothing left or changed."""
 
 import contextlib
-import io
 import os
 import shlex
 import sys
@@ -9,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from gapless.cli import VERBS, main
+from gapless.cli import VERBS
 from tests.faults.inputs import draw_inputs
-from tests.runs import run
+from tests.runs import outcome, run
 
 TABLE = Path(__file__).with_name("bad_input.txt")
 SHORT = {"T": "train --config tiny.yaml", "D": ""}
@@ -58,25 +56,10 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def outcome(arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    code = -1
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main(arguments)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else -1
-    finally:
-        for state in (AcceleratorState, GradientState, PartialState):
-            state._reset_state()
-    return code, out.getvalue(), err.getvalue()
-
-
 @pytest.mark.parametrize(("code", "words", "command"), rows(), ids=[command for *_, command in rows()])
 def test_bad_input(folder, code, words, command):
     before = state_of(folder)
-    found, out, err = outcome(arguments_of(command))
+    found, out, err = outcome(*arguments_of(command))
     lines = [line for line in err.splitlines() if line.startswith("gapless: ")]
     assert (found, len(lines)) == (code, 1), (out, err)
     assert lines[0].startswith("gapless: error: ")
@@ -95,6 +78,6 @@ def test_every_verb_has_rows():
 
 
 def test_the_table_would_notice(folder):
-    code, _, err = outcome(["gap", "--images", "x.npy", "--texts", "y.npy", "--json"])
+    code, _, err = outcome("gap", "--images", "x.npy", "--texts", "y.npy", "--json")
     assert (code, err) == (0, "")
     assert os.fspath(folder) == os.getcwd()

@@ -127,6 +127,7 @@ def check_caption_config(config: CaptionConfig) -> None:
             c.features.max_tokens <= 10_000,
             "at most 10,000 positions of the decoder",
         ),
+        ("optim.temperature_lr", c.optim.temperature_lr == 1.0, "1.0, since a captioner has no temperature"),
         ("prepare.span_of", span is None or span[0] != span[1], "two different modalities, or null"),
     ]
     refuse(config, rules)
