@@ -175,7 +175,7 @@ class Checkpoints:
     def _discard(self, old: Path) -> None:
         """Remove a checkpoint in such a way that half of it never looks like one."""
         if old.exists():
-            remove(old.rename(old.with_name(f"{TEMPORARY}{old.name}")))
+            remove(old.rename(old.with_name(f"{TEMPORARY}old_{old.name}")))
 
 
 def write_state(checkpoint: Path, progress: Progress) -> None:

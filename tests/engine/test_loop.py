@@ -173,7 +173,10 @@ def test_the_bar_shows_steps_epoch_and_loss(tmp_path, monkeypatch):
 def interrupted(made, at):
     """Stops the run by a signal's flag before a step takes its batch."""
 
+    first = made.with_parts
+
     def stop(parts):
+        first(parts)
         draw = made.batches.batches
 
         def batches(start, end):
