@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from gapless.config.files import add_keys
 from gapless.run_folder import LATEST
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ def add_run_arguments(parser: ArgumentParser, kind: type) -> None:
 def add_config_arguments(parser: ArgumentParser, kind: type) -> None:
     """The keys of a configuration, from files and from the command line."""
     parser.add_argument("--config", action="config", help="YAML file; several are laid over each other in order.")
-    parser.add_class_arguments(kind, None)
+    add_keys(parser, kind)
 
 
 def config_of(arguments: Any, kind: type[T]) -> T:

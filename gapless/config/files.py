@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from gapless.config.parsing import check_tree, parse_arguments
 from gapless.config.tree import Config
 from gapless.errors import ConfigError
+from gapless.loss_terms import TERMS
 
 Flat = dict[str, Any]
 Tree = TypeVar("Tree")
@@ -26,8 +27,15 @@ def parser_of(kind: Any) -> ArgumentParser:
     """What reads a dataclass from files (``--config``) and from arguments (``--a.b=value``)."""
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(kind, None)
+    add_keys(parser, kind)
     return parser
+
+
+def add_keys(parser: ArgumentParser, kind: Any) -> None:
+    """The keys of a dataclass as arguments. In help texts {terms} stands for the names of the loss terms."""
+    parser.add_class_arguments(kind, None)
+    for action in parser._actions:
+        action.help = action.help and action.help.replace("{terms}", ", ".join(TERMS))
 
 
 def load_config(*paths: Path) -> Config:

@@ -89,8 +89,7 @@ class LossConfig:
     """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip (its paper starts at
     model.temperature=0.1); none starts empty."""
     terms: dict[str, FiniteNumber | Ramp] = field(default_factory=dict)
-    """Weights by term over the preset: clip, uniform, cross_uniform, align, centroid, centroid_uniform, cross_attract,
-    siglip, siglip_relative, simclr, cyclip, cyclip_in_modal, cyclip_cross_modal, koleo, package.module:function.
+    """Weights by term over the preset: {terms}, package.module:function.
     A weight may be a schedule, as model.temperature."""
     uniform_t: PositiveNumber = 2.0
     """t of exp(-t |x - y|^2) in the uniformity terms."""

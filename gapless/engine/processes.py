@@ -13,7 +13,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_ten
 
 
 class Processes:
-    """All processes of the run as the team that shares a loss (:class:`gapless.losses.shared.Team`)."""
+    """All processes of the run as the team that shares a loss (:class:`gapless.losses.distributed.Team`)."""
 
     @property
     def rank(self) -> int:

@@ -93,7 +93,7 @@ def siglip_loss(
         image_features: unit-norm (N, D).
         text_features: unit-norm (N, D).
         logit_scale: s, the inverse temperature.
-        logit_bias: b; SigLIP starts at -10. The relative bias c of Bangachev et al. 2025 is b = s * c.
+        logit_bias: b; SigLIP starts at -10.
         groups: int64 (N, G); pairs that share a number are no negatives of each other.
 
     Returns:
@@ -104,3 +104,22 @@ def siglip_loss(
     excluded = excluded_pairs(n, groups, slice(0, n), logits.device)
     negatives = softplus(logits.masked_fill(excluded, EXCLUDED)).sum()
     return (softplus(-logits.diagonal()).sum() + negatives) / n
+
+
+def relative_siglip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """:func:`siglip_loss` with a bias relative to the scale, b = s c (Bangachev et al. 2025).
+
+    Args:
+        image_features: unit-norm (N, D).
+        text_features: unit-norm (N, D).
+        logit_scale: s, the inverse temperature.
+        logit_bias: c, a cosine: the threshold between pairs and others.
+        groups: int64 (N, G); pairs that share a number are no negatives of each other.
+    """
+    return siglip_loss(image_features, text_features, logit_scale, logit_scale * logit_bias, groups)

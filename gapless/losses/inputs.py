@@ -29,6 +29,16 @@ class Inputs:
     groups: Tensor | None
     """int64 (N, G): pairs that share a number do not repel each other."""
 
+    def by_name(self) -> dict[str, Tensor | None]:
+        """As the parameters of loss functions are called."""
+        return {
+            "image_features": self.x,
+            "text_features": self.y,
+            "logit_scale": self.scale,
+            "logit_bias": self.bias,
+            "groups": self.groups,
+        }
+
 
 @dataclass(frozen=True)
 class Knobs:
@@ -40,6 +50,10 @@ class Knobs:
     """Power of the distance in align."""
     hardness: float = 0.0
     """Of clip's negatives."""
+
+    def by_name(self) -> dict[str, float]:
+        """As the parameters of loss functions are called."""
+        return {"t": self.t, "alpha": self.alpha, "hardness": self.hardness}
 
 
 def check_features(image_features: Tensor, text_features: Tensor, terms: str) -> None:

@@ -1,47 +1,24 @@
 """The objective: named terms, each a function of the global batch, and their weighted sum."""
 
-import difflib
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from gapless.errors import ConfigError
-from gapless.losses.alignment import alignment_loss, centroid_loss
-from gapless.losses.clip import clip_loss, siglip_loss, simclr_loss
+from gapless.loss_terms import TERMS
+from gapless.losses import distributed
+from gapless.losses.distributed import Alone, Team, Tiled, tiled_terms
 from gapless.losses.inputs import Inputs, Knobs, check_features
-from gapless.losses.shared import TILED, Alone, Team, tiled_terms
-from gapless.losses.structure import cyclip_cross_modal_loss, cyclip_in_modal_loss, cyclip_loss, koleo_loss
-from gapless.losses.uniformity import (
-    centroid_uniformity_loss,
-    cross_attraction_loss,
-    cross_uniformity_loss,
-    uniformity_loss,
-)
+from gapless.losses.own import load_term
 
-Term = Callable[[Inputs, Knobs], Tensor]
 Implementation = Literal["auto", "plain", "tiled"]
 
-BUILT_IN: dict[str, Term] = {
-    "clip": lambda i, k: clip_loss(i.x, i.y, i.scale, k.hardness, i.groups),
-    "uniform": lambda i, k: uniformity_loss(i.x, i.y, k.t, i.groups),
-    "cross_uniform": lambda i, k: cross_uniformity_loss(i.x, i.y, k.t, i.groups),
-    "align": lambda i, k: alignment_loss(i.x, i.y, k.alpha),
-    "centroid": lambda i, k: centroid_loss(i.x, i.y),
-    "centroid_uniform": lambda i, k: centroid_uniformity_loss(i.x, i.y, k.t, i.groups),
-    "cross_attract": lambda i, k: cross_attraction_loss(i.x, i.y, k.t),
-    "siglip": lambda i, k: siglip_loss(i.x, i.y, i.scale, i.bias, i.groups),
-    "siglip_relative": lambda i, k: siglip_loss(i.x, i.y, i.scale, i.scale * i.bias, i.groups),
-    "simclr": lambda i, k: simclr_loss(i.x, i.y, i.scale, i.groups),
-    "cyclip": lambda i, k: cyclip_loss(i.x, i.y),
-    "cyclip_in_modal": lambda i, k: cyclip_in_modal_loss(i.x, i.y),
-    "cyclip_cross_modal": lambda i, k: cyclip_cross_modal_loss(i.x, i.y),
-    "koleo": lambda i, k: koleo_loss(i.x, i.y, i.groups),
-}
 PRESETS: dict[str, dict[str, float]] = {
     "clip": {"clip": 1.0},
     "cua": {"clip": 1.0, "uniform": 1.0, "align": 1.0},
@@ -49,23 +26,46 @@ PRESETS: dict[str, dict[str, float]] = {
     "siglip": {"siglip": 1.0},
     "none": {},
 }
-TEMPERATURE = {"clip", "simclr", "siglip", "siglip_relative"}
-"""Built-in terms that depend on the temperature."""
-INITIAL_BIAS = {"siglip": -10.0, "siglip_relative": -1.0}
-"""SigLIP starts at -10; at its temperature of 0.1 that is a relative bias of -1."""
-PAIRS_NEEDED = {"uniform", "cross_uniform", "centroid_uniform", "koleo"}
-"""Built-in terms that one pair alone does not have."""
-TRIED, TRIED_DIM = 8, 16
-"""Pairs and dimensions on which a user's own term is tried."""
 TILED_FROM = 512
 """Pairs from which the tiled terms are faster than the plain ones (bench/losses.py)."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A function of the global batch and what the objective knows of it."""
+
+    function: Callable[[Inputs, Knobs], Tensor]
+    uses_temperature: bool
+    tiled: Tiled | None = None
+    least_pairs: int = 1
+    initial_bias: float | None = None
+
+
+def _built_in(name: str) -> Term:
+    record = TERMS[name]
+    module, _, function = record.function.partition(".")
+    plain = getattr(importlib.import_module(f"gapless.losses.{module}"), function)
+    parameters = list(inspect.signature(plain).parameters)
+    tiled = getattr(distributed, record.tiled) if record.tiled else None
+
+    def of_batch(inputs: Inputs, knobs: Knobs) -> Tensor:
+        given = inputs.by_name() | knobs.by_name()
+        value: Tensor = plain(**{parameter: given[parameter] for parameter in parameters})
+        return value
+
+    return Term(of_batch, "logit_scale" in parameters, tiled, record.least_pairs, record.initial_bias)
+
+
+def _users(name: str) -> Term:
+    own = load_term(name)
+    return Term(lambda inputs, knobs: own(inputs.x, inputs.y, inputs.scale), uses_temperature=True)
 
 
 class Objective:
     """A weighted sum of loss terms over the global batch.
 
     Args:
-        terms: weight by name, of :data:`BUILT_IN` or ``package.module:function`` for a function
+        terms: weight by name, of :data:`gapless.loss_terms.TERMS` or ``package.module:function`` for a function
             ``(image_features, text_features, logit_scale) -> scalar``.
         uniform_t: t of the Gaussian kernel in the uniformity terms.
         align_alpha: power of the distance in ``align``.
@@ -99,7 +99,7 @@ class Objective:
             if not holds:
                 raise ConfigError(f"loss.{key}: {value} does not work, it must be positive")
         self.weights = dict(terms)
-        self.own = {name: _load_term(name) for name in terms if name not in BUILT_IN}
+        self.terms = {name: _built_in(name) if name in TERMS else _users(name) for name in terms}
         self.knobs = Knobs(uniform_t, align_alpha, hardness)
         self.implementation = implementation
         self.team: Team = team or Alone()
@@ -107,12 +107,13 @@ class Objective:
     @property
     def uses_temperature(self) -> bool:
         """Whether any term may depend on logit_scale; if none does, it has no gradient."""
-        return bool(TEMPERATURE & set(self.weights) or self.own)
+        return any(term.uses_temperature for term in self.terms.values())
 
     @property
     def initial_bias(self) -> float | None:
         """Where a model's logit_bias starts; None if no term needs one."""
-        return next((bias for name, bias in INITIAL_BIAS.items() if name in self.weights), None)
+        biases = (self.terms[name].initial_bias for name in TERMS if name in self.terms)
+        return next((bias for bias in biases if bias is not None), None)
 
     def __call__(
         self,
@@ -139,9 +140,9 @@ class Objective:
         """
         check_features(image_features, text_features, ", ".join(self.weights))
         n = len(image_features)
-        lonely = [name for name in self.weights if name in PAIRS_NEEDED]
-        if n < (2 if lonely else 1):
-            raise ValueError(f"{', '.join(lonely or self.weights)}: at least 2 pairs are needed, got {n}")
+        lonely = [name for name, term in self.terms.items() if n < term.least_pairs]
+        if lonely:
+            raise ValueError(f"{', '.join(lonely)}: at least 2 pairs are needed, got {n}")
         x, y = (f if f.dtype == torch.float64 else f.float() for f in (image_features, text_features))
         scale = torch.as_tensor(logit_scale, dtype=x.dtype, device=x.device)
         bias = torch.as_tensor(0.0 if logit_bias is None else logit_bias, dtype=x.dtype, device=x.device)
@@ -153,53 +154,8 @@ class Objective:
 
     def _terms(self, inputs: Inputs) -> dict[str, Tensor]:
         tiled = self.implementation == "tiled" or (self.implementation == "auto" and len(inputs.x) >= TILED_FROM)
-        shared = [name for name in self.weights if tiled and name in TILED]
+        shared = {name: term.tiled for name, term in self.terms.items() if tiled and term.tiled}
         # The tiled terms come last, so that their backward pass, which needs the most memory, is the first.
-        values = {name: self._plain(name, inputs) for name in self.weights if name not in shared}
+        values = {n: term.function(inputs, self.knobs) for n, term in self.terms.items() if n not in shared}
         values |= tiled_terms(shared, inputs, self.knobs, self.team)
-        return {name: values[name] for name in self.weights}
-
-    def _plain(self, name: str, inputs: Inputs) -> Tensor:
-        if name in self.own:
-            return self.own[name](inputs.x, inputs.y, inputs.scale)
-        return BUILT_IN[name](inputs, self.knobs)
-
-
-def _load_term(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A user's own term, named ``package.module:function``."""
-    module, _, function = name.partition(":")
-    if not function:
-        close = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(BUILT_IN)}, or package.module:function"
-        raise ConfigError(f"loss.terms.{name}: unknown term, {hint}")
-    try:
-        own: Callable[[Tensor, Tensor, Tensor], Tensor] = getattr(importlib.import_module(module), function)
-    except (Exception, SystemExit) as error:  # the module is the user's: it may hold or raise anything
-        raise ConfigError(f"loss.terms.{name}: cannot be imported ({_told(error)})") from error
-    if not callable(own):
-        raise ConfigError(f"loss.terms.{name}: {function} is no function but {type(own).__name__}")
-    _try_term(name, own)
-    return own
-
-
-def _try_term(name: str, own: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Call a user's term once on a few pairs, so that a slip in it is found before any data is read."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        x, y = (normalize(torch.randn(TRIED, TRIED_DIM), dim=1).requires_grad_() for _ in range(2))
-        try:
-            value = own(x, y, torch.tensor(10.0, requires_grad=True))
-        except Exception as error:
-            raise ConfigError(
-                f"loss.terms.{name}: called with image_features and text_features of shape ({TRIED}, {TRIED_DIM}) "
-                f"and logit_scale, it raises {_told(error)}"
-            ) from error
-    if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
-        kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ConfigError(f"loss.terms.{name}: it returns {kind}, it must return a scalar tensor of floats")
-    if not value.requires_grad:
-        raise ConfigError(f"loss.terms.{name}: what it returns has no gradient, so that it trains nothing")
-
-
-def _told(error: BaseException) -> str:
-    """An error of other people's code in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return {name: values[name] for name in self.terms}

@@ -1,7 +1,7 @@
 """Sums and log-sum-exps over all N^2 similarities and their exact gradients, without an N x N matrix.
 
 Similarities are formed in strips of rows, and again in the backward pass; only the first strips, a bounded number,
-are kept. Each function can be given a part of the work, so that processes share it; :mod:`gapless.losses.shared`
+are kept. Each function can be given a part of the work, so that processes share it; :mod:`gapless.losses.distributed`
 puts the parts together.
 Axis letters: N pairs, n rows of this part, D dimensions, G kinds of identity.
 """

@@ -1,3 +1,4 @@
+import importlib
 import re
 from pathlib import Path
 
@@ -6,13 +7,30 @@ import torch
 import yaml
 
 from gapless.errors import ConfigError, NonFiniteError
-from gapless.losses import PRESETS, Objective, alignment_loss, clip_loss, cross_uniformity_loss, uniformity_loss
-from gapless.losses.objective import BUILT_IN
+from gapless.loss_terms import TERMS
+from gapless.losses import (
+    PRESETS,
+    Objective,
+    alignment_loss,
+    clip_loss,
+    cross_uniformity_loss,
+    siglip_loss,
+    uniformity_loss,
+)
 
 
 def spread(image_features, text_features, logit_scale):
     """A user's own term: mean absolute similarity."""
     return (image_features @ text_features.T).abs().mean()
+
+
+def constant(value):
+    return lambda: torch.tensor(value)
+
+
+def of_images(image_features, text_features, logit_scale):
+    """A term that the sides, swapped, would change."""
+    return logit_scale * image_features[:, 0].sum()
 
 
 def test_cuaxu_is_the_sum_of_its_terms(unit):
@@ -30,13 +48,20 @@ def test_cuaxu_is_the_sum_of_its_terms(unit):
     assert values["loss"].item() == pytest.approx(sum(v.item() for v in expected.values()), rel=1e-12)
 
 
-def test_the_authors_logged_totals_are_plain_sums():
-    # Logged by the paper's runs: clip, uniform, cross-uniform, align and their total, weights 1.
-    weights = PRESETS["cuaxu"]
-    terms = {"clip": 2.9085, "uniform": -3.7688, "cross_uniform": -3.8169, "align": 0.6869}
-    assert sum(weights[k] * v for k, v in terms.items()) == pytest.approx(-3.9904, abs=2e-4)
-    weights, terms = PRESETS["cua"], {"clip": 3.0726, "uniform": -3.6363, "align": 0.4049}
-    assert sum(weights[k] * v for k, v in terms.items()) == pytest.approx(-0.1588, abs=2e-4)
+LOGGED = {
+    "cuaxu": ({"clip": 2.9085, "uniform": -3.7688, "cross_uniform": -3.8169, "align": 0.6869}, -3.9904),
+    "cua": ({"clip": 3.0726, "uniform": -3.6363, "align": 0.4049}, -0.1588),
+}
+"""What the contrastive-gap paper's runs logged of each term, and their total."""
+
+
+@pytest.mark.parametrize("preset", LOGGED)
+def test_a_presets_loss_is_the_authors_logged_total_of_its_terms(preset, unit, monkeypatch):
+    terms, total = LOGGED[preset]
+    for name, value in terms.items():
+        monkeypatch.setattr(f"gapless.losses.{TERMS[name].function}", constant(value))
+    values = Objective(PRESETS[preset], implementation="plain")(unit(4, 8), unit(4, 8, 1), torch.tensor(100.0))
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(terms | {"loss": total}, abs=2e-4)
 
 
 def test_weights_scale_the_loss_and_not_the_terms(unit):
@@ -52,6 +77,33 @@ def test_knobs_reach_their_terms(unit):
     assert values["uniform"].item() == pytest.approx(uniformity_loss(x, y, 3.0).item())
     assert values["cross_uniform"].item() == pytest.approx(cross_uniformity_loss(x, y, 3.0).item())
     assert values["align"].item() == pytest.approx(alignment_loss(x, y, 1.0).item())
+    assert Objective({"clip": 1}, hardness=0.5)(x, y, scale)["clip"].item() == clip_loss(x, y, scale, 0.5).item()
+
+
+def test_each_input_of_a_batch_reaches_its_parameter(unit):
+    x, y, groups = unit(6, 8), unit(6, 8, 1), torch.tensor([[0], [0], [1], [2], [3], [4]])
+    scale, bias = torch.tensor(10.0, dtype=torch.float64), torch.tensor(-0.3, dtype=torch.float64)
+    one_sided = f"{__name__}:of_images"
+    values = Objective({"siglip": 1, "siglip_relative": 1, one_sided: 1})(x, y, scale, bias, groups)
+    assert values["siglip"].item() == pytest.approx(siglip_loss(x, y, scale, bias, groups).item(), rel=1e-12)
+    assert values["siglip_relative"].item() == pytest.approx(siglip_loss(x, y, scale, -3.0, groups).item(), rel=1e-12)
+    assert values[one_sided].item() == pytest.approx(10 * x[:, 0].sum().item())
+
+
+@pytest.mark.parametrize(
+    ("terms", "temperature", "bias"),
+    [
+        (["clip"], True, None),
+        (["simclr"], True, None),
+        (["align", "uniform"], False, None),
+        (["koleo", f"{__name__}:spread"], True, None),
+        (["clip", "siglip"], True, -10),
+        (["siglip_relative"], True, -1),
+    ],
+)
+def test_the_model_is_told_whether_terms_need_a_temperature_or_a_bias(terms, temperature, bias):
+    objective = Objective(dict.fromkeys(terms, 1.0))
+    assert (objective.uses_temperature, objective.initial_bias) == (temperature, bias)
 
 
 def test_a_users_own_term(unit):
@@ -140,9 +192,18 @@ def test_the_documented_example_of_a_users_own_term(tmp_path, monkeypatch, unit)
     assert bool(x.grad.isfinite().all())
 
 
-def test_every_term_is_documented():
+@pytest.mark.parametrize("name", TERMS)
+def test_every_term_has_a_formula(name):
+    module, _, function = TERMS[name].function.partition(".")
+    text = getattr(importlib.import_module(f"gapless.losses.{module}"), function).__doc__
+    assert ".. math::" in text or ":func:" in text
+
+
+def test_documented_terms_exist():
     table = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
-    assert set(BUILT_IN) <= set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert len(documented) >= 14
+    assert set(documented) <= set(TERMS)
 
 
 OWN = {

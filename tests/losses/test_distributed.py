@@ -7,13 +7,14 @@ import torch.nn.functional as F
 
 from gapless.engine import processes as engine_processes
 from gapless.engine.processes import Processes, gather_rows
+from gapless.loss_terms import TERMS
 from gapless.losses import Objective
-from gapless.losses.objective import BUILT_IN
-from gapless.losses.shared import TILED, tiled_terms
+from gapless.losses.distributed import tiled_terms
 from tests.processes import run_processes
 
 SCALE = 20.0
 BIAS = -3.0
+TILED = [name for name, term in TERMS.items() if term.tiled]
 
 
 def features(n, d=16, dtype=torch.float64, seed=0, noise=0.5):
@@ -50,7 +51,7 @@ def both(terms, **knobs):
 
 
 def needs(n):
-    return [t for t in TILED if n > 1 or t in ("clip", "simclr", "siglip", "siglip_relative", "cross_attract")]
+    return [name for name in TILED if n >= TERMS[name].least_pairs]
 
 
 @pytest.fixture(params=[8, 64, 2**21])
@@ -163,7 +164,7 @@ def of_all_terms(sizes, masked):
     x, y = features(sum(sizes))
     own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     groups = torch.arange(sum(sizes)).unsqueeze(1) // 2 if masked else None
-    objective = Objective(dict.fromkeys(BUILT_IN, 1.0), hardness=0.5, implementation="tiled", team=Processes())
+    objective = Objective(dict.fromkeys(TERMS, 1.0), hardness=0.5, implementation="tiled", team=Processes())
     leaves = [x[own].clone().requires_grad_(), y[own].clone().requires_grad_()]
     leaves += [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (SCALE, BIAS)]
     gathered = gather_rows(torch.cat(leaves[:2], dim=1), sizes).chunk(2, dim=1)
@@ -186,10 +187,10 @@ def test_processes_share_the_work_of_one(sizes, masked):
     n = sum(sizes)
     x, y = features(n)
     groups = torch.arange(n).unsqueeze(1) // 2 if masked else None
-    plain = Objective(dict.fromkeys(BUILT_IN, 1.0), hardness=0.5, implementation="plain")
+    plain = Objective(dict.fromkeys(TERMS, 1.0), hardness=0.5, implementation="plain")
     values, gradients = evaluate(plain, x, y, groups)
     results = run_processes(len(sizes), of_all_terms, sizes, masked)
-    assert all(set(result) == set(BUILT_IN) for result in results)
+    assert all(set(result) == set(TERMS) for result in results)
     for name, value in values.items():
         for result in results:
             assert result[name][0] == pytest.approx(value.item(), rel=1e-10, abs=1e-12), name
