@@ -1,6 +1,7 @@
 """SIMAT in its own layout, on features chosen by hand."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,6 +57,11 @@ def test_images_changed_by_words_find_the_image_so_changed(simat, tmp_path):
     assert (result.split, result.settings) == ("dev", {})
     assert result.data == str(tmp_path.resolve())
     assert result.pretrained == "by hand"
+
+
+def test_the_folder_may_be_that_of_the_tables(simat, tmp_path):
+    (result,) = evaluate(simat.loaded(), replace(plan(tmp_path), root=str(tmp_path / "simat_db")))
+    assert result.metrics["simat_score@1"] == pytest.approx(100)
 
 
 def test_the_test_domain_has_other_edits(simat, tmp_path):
