@@ -164,9 +164,9 @@ def _run_parallel(members: Sequence[Member], jobs: int) -> dict[str, str]:
 def _take_place(places: "multiprocessing.Queue[int]", jobs: int, logs: Path) -> None:
     """Each process of the pool sees one GPU, or has its share of the cores, and a log of its own."""
     k = places.get()
-    log = (logs / f"job-{k}.log").open("a", buffering=1)
-    os.dup2(log.fileno(), sys.stdout.fileno())
-    os.dup2(log.fileno(), sys.stderr.fileno())
+    with (logs / f"job-{k}.log").open("a") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("gapless").setLevel(logging.INFO)
     count = torch.cuda.device_count()
