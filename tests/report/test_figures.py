@@ -85,12 +85,14 @@ def test_maps_beyond_four_begin_another_row_and_free_places_are_empty(drawn, tmp
     assert [axes.get_title() for axes in figure.axes] == ["0", "1", "2", "3", "4", "", "", ""]
 
 
-def test_the_limit_is_of_the_larger_axis_and_of_the_sign_that_reaches_further(drawn, tmp_path):
-    images = torch.tensor([[1.0, 0.0], [-3.0, 0.0], [0.0, 0.5]])
+@pytest.mark.parametrize("outlier", [[-3.0, 0.0], [0.0, 1.5]])
+def test_the_limit_is_of_the_larger_axis_and_of_the_sign_that_reaches_further(drawn, tmp_path, outlier):
+    images = torch.tensor([[1.0, 0.0], [-1.0, 0.0]] * 10 + [outlier])
     embedding_maps({"a": (images, images)}, {}, tmp_path / "m.png")
     axes = drawn[0][0].axes[0]
-    shown = np.abs(np.concatenate([np.asarray(points.get_offsets()) for points in axes.collections]))
-    assert axes.get_xlim()[1] == pytest.approx(1.08 * shown[:, 0].max())
+    shown = np.abs(np.concatenate([np.asarray(points.get_offsets()) for points in axes.collections])).max(axis=0)
+    assert shown.argmax() == (1 if outlier[1] else 0)
+    assert axes.get_xlim()[1] == axes.get_ylim()[1] == pytest.approx(1.08 * shown.max())
 
 
 def panels():
