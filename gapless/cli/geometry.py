@@ -39,15 +39,6 @@ SHOWN = {
     ),
 }
 """What the table shows; the JSON has everything."""
-USED_BY = {
-    "mean": (),
-    "translate": ("alpha", "moved"),
-    "orthogonal": ("alpha", "moved"),
-    "approximate": ("alpha", "epsilon", "reading", "moved"),
-    "procrustes": ("moved",),
-    "standardise": (),
-}
-"""Arguments of each method of ``gapless close``."""
 FIGURES = ("gap.png", "gap.pdf", "map.png", "map.pdf")
 
 
@@ -200,10 +191,12 @@ def add_close(parser: ArgumentParser) -> None:
 
 def unused_by_close(arguments: Any) -> dict[str, str]:
     """Arguments that the method, or the command without a random choice, does not look at."""
+    from gapless.geometry.closing import METHODS
+
     idle = {
         key: f"method {arguments.method} does not use it"
         for key in ("alpha", "epsilon", "reading", "moved")
-        if key not in USED_BY[arguments.method]
+        if key not in METHODS[arguments.method].arguments
     }
     return idle if arguments.rows else idle | {"seed": "nothing is random unless rows are chosen"}
 

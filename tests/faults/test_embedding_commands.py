@@ -121,7 +121,9 @@ def test_close_writes_both_files_or_none(place, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    assert "m.safetensors cannot be written (No space left on device)" in run("close", *options, "--alpha=0.5", code=3)
+    assert "m.safetensors cannot be written (No space left on device)" in run(
+        "close", *options, "--renormalise", code=3
+    )
     assert state(tmp_path) == before
 
 

@@ -1,4 +1,5 @@
 import logging
+import re
 
 import pytest
 import torch
@@ -106,6 +107,35 @@ def test_fitted_on_one_half_the_means_leave_the_other_inseparable():
     moved = transform.image(x[1000:]), transform.text(y[1000:])
     assert linear_separability(x[1000:], y[1000:]) == 1
     assert abs(linear_separability(*moved) - 0.5) < 0.12
+
+
+def test_the_command_knows_every_method_and_none_besides():
+    taken = re.search(
+        r"is not one of ([\w, ]+)", run("close", "x.npz", "--method=none", "--output=t.safetensors", code=2)
+    )
+    assert taken
+    assert taken[1].strip().split(", ") == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("mean", set()),
+        ("translate", {"alpha", "moved"}),
+        ("orthogonal", {"alpha", "moved"}),
+        ("approximate", {"alpha", "epsilon", "reading", "moved"}),
+        ("procrustes", {"moved"}),
+        ("standardise", set()),
+    ],
+)
+def test_a_method_fits_otherwise_by_the_arguments_that_it_says_it_uses_and_by_no_other(method, arguments):
+    x, y = clouds(texts_in=32)
+    y = F.normalize(y + 0.2, dim=1)
+    assert set(METHODS[method].arguments) == arguments
+    for name, value in {"alpha": 0.3, "epsilon": 0.4, "reading": "relative", "moved": "image"}.items():
+        fit, other = close_gap(x, y, method, epsilon=0.3), close_gap(x, y, method, **{"epsilon": 0.3, name: value})
+        same = torch.equal(fit.image(x), other.image(x)) and torch.equal(fit.text(y), other.text(y))
+        assert same == (name not in arguments), name
 
 
 @pytest.mark.parametrize("method", METHODS)
