@@ -124,7 +124,7 @@ def test_classes_that_span_the_space_or_the_gap_are_moved_approximately(tmp_path
     images, classes = tables.rows(*range(6)), prompts(tables, "a {c}")
     transform = close_gap(images, classes, "approximate")
     curve = robustness(images, classes, transform.text_shift, ALPHAS, 0.3, 7, labels=LABELS)
-    assert result.metrics["share_of_gap"] == pytest.approx(transform.told["share_of_gap"])
+    assert result.metrics["share_of_gap"] == pytest.approx(transform.fit["share_of_gap"])
     assert result.metrics["noisy_acc1@1"] == pytest.approx(curve.noisy_accuracy[2])
     assert result.metrics["acc1@1"] == pytest.approx(curve.accuracy[2])
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip_benchmark.metrics import image_caption_selection
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import adjusted_rand_score, average_precision_score, v_measure_score
 
 from gapless.eval.choices import selection_hits
 from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
@@ -56,6 +57,42 @@ def test_mixed_retrieval_by_hand(monkeypatch):
     assert mixed_recall(images, images.roll(1, 0))["mixed_recall@1_0"] == 0
 
 
+def mixed_one_by_one(images, texts, share, k, seed, calibrated):
+    """The second half of the queries, one after the other, calibrated by the first half."""
+    n = len(images)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    is_text = torch.rand(n, generator=torch.Generator().manual_seed(seed + 1)) < share
+    fit, scored = order[: n // 2], order[n // 2 :]
+
+    def standardised(rows, value):
+        others = torch.stack([texts[a] @ rows[b] for a in fit for b in fit if a != b])
+        return float((value - others.mean()) / others.std() if calibrated else value)
+
+    hits = 0
+    for query in scored:
+        own = standardised(images, texts[query] @ images[query])
+        rows = [(texts if is_text[j] else images, j) for j in range(n) if j != query]
+        hits += sum(standardised(side, texts[query] @ side[j]) >= own for side, j in rows) < k
+    return hits / len(scored)
+
+
+def test_mixed_retrieval_is_that_of_asking_one_by_one(unit):
+    """Of 21 pairs, whose second half lies close together and would calibrate otherwise."""
+    x = unit(21, 6).float() + torch.tensor([0, 0, 0, 0, 0, 0.5])
+    y = x + 0.9 * unit(21, 6, 1).float() - torch.tensor([0, 0, 0, 0, 0.3, 1.0])
+    second = torch.randperm(21, generator=torch.Generator().manual_seed(3))[10:]
+    y[second] += torch.tensor([1.5, 0, 0, 0, 0, 0])
+    images, texts = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    found = mixed_recall(images, texts, (0.3, 0.8), k=2, seed=3)
+    expected = {
+        f"{name}@2_{share:g}": mixed_one_by_one(images, texts, share, 2, 3, calibrated)
+        for share in (0.3, 0.8)
+        for name, calibrated in (("mixed_recall", False), ("mixed_recall_calibrated", True))
+    }
+    assert found == pytest.approx(expected)
+    assert len(set(expected.values())) == 4
+
+
 def test_intra_modal_retrieval_is_sklearns_average_precision(unit, monkeypatch):
     monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 7 * 30)
     x, labels = unit(30, 5), torch.arange(30) % 4
@@ -70,6 +107,30 @@ def test_intra_modal_retrieval_is_sklearns_average_precision(unit, monkeypatch):
         firsts.append(bool(right[scores[i, others].argmax()]))
     assert found["map"] == pytest.approx(sum(precisions) / 29, rel=1e-6)
     assert found["recall@1"] == pytest.approx(sum(firsts) / 29)
+
+
+def test_rows_without_another_of_their_class_are_no_queries(unit):
+    assert intra_modal_retrieval(unit(4, 3), torch.arange(4)) == {"recall@1": 0, "map": 0}
+
+
+def test_clusters_are_those_of_sklearn():
+    images, texts, labels = classes(30, 3, 4, offset=0.8)
+    images, texts = images + 0.4 * torch.randn(30, 4), texts + 0.2 * torch.randn(30, 4)
+    found = joint_clustering(images, texts, labels, seed=5)
+    both = KMeans(3, n_init=10, random_state=5).fit_predict(torch.cat([images, texts]).numpy())
+    alone = [KMeans(3, n_init=10, random_state=5).fit_predict(rows.numpy()) for rows in (images, texts)]
+    twice = [*labels.tolist(), *labels.tolist()]
+    assert found == pytest.approx(
+        {
+            "v_measure": v_measure_score(twice, both),
+            "nmi": v_measure_score(twice, both),
+            "ari": adjusted_rand_score(twice, both),
+            "modality_nmi": v_measure_score([0] * 30 + [1] * 30, both),
+            "v_measure_image": v_measure_score(labels, alone[0]),
+            "v_measure_text": v_measure_score(labels, alone[1]),
+        }
+    )
+    assert len({round(value, 6) for value in found.values()}) == 5
 
 
 def test_the_probe_is_sklearns_logistic_regression(unit):

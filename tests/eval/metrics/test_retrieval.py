@@ -83,7 +83,30 @@ def test_strips_change_nothing(unit, monkeypatch):
 
 def test_collapsed_features_do_not_win(unit):
     same = unit(1, 4).repeat(50, 1)
-    assert retrieval_recall(same, same)["image_retrieval_recall@1"] == pytest.approx(1 / 50)
+    scores = retrieval_recall(same, same)
+    assert scores["image_retrieval_recall@1"] == scores["text_retrieval_recall@1"] == pytest.approx(1 / 50)
+    assert scores["image_retrieval_recall@10"] == scores["text_retrieval_recall@10"] == pytest.approx(10 / 50)
+
+
+def test_equal_texts_rank_by_position_and_the_first_of_an_images_own_counts():
+    # Images are the axes. Texts 1 and 2 are image 0's and equal, text 0 of image 1 equals them.
+    texts = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
+    image_ranks, text_ranks = retrieval_ranks(torch.eye(2), texts, torch.tensor([1, 0, 0, 1]))
+    # Texts are counted by their image: those of image 0 come first, and no other text scores higher than they.
+    assert text_ranks.tolist() == [0, 0]
+    assert image_ranks.tolist() == [1, 0, 0, 0]
+    image_ranks, text_ranks = retrieval_ranks(torch.eye(2), texts, torch.tensor([0, 1, 1, 0]))
+    assert text_ranks.tolist() == [0, 2]  # behind text 0, which equals it and is earlier, and behind text 3
+    assert image_ranks.tolist() == [0, 1, 1, 1]
+
+
+def test_recall_is_asked_at_the_cut_offs_alone(unit):
+    x, y = unit(30, 4), unit(30, 4, 1)
+    scores = retrieval_recall(x, y, (2, 7))
+    assert set(scores) == {f"{name}_retrieval_recall@{k}" for name in ("image", "text") for k in (2, 7)}
+    ranks = retrieval_ranks(x, y)
+    assert scores["image_retrieval_recall@7"] == float((ranks[0] < 7).double().mean())
+    assert scores["text_retrieval_recall@2"] == float((ranks[1] < 2).double().mean())
 
 
 def test_zero_shot_accuracy(unit):
