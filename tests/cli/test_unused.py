@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gapless.cli.verbs import parser_of
-from tests.data.pictures import picture
+from tests.data.pictures import picture, write_coco
 from tests.faults.crash import contents
 from tests.runs import outcome
 
@@ -63,7 +63,7 @@ PREPARE = {
     "output": ["--output=other"],
     "path": ["--path=other"],
     "split": ["--split=val"],
-    "karpathy": ["--karpathy=karpathy.json"],
+    "karpathy": ["--karpathy=coco/dataset_coco.json"],
     "csv_image": ["--csv_image=other"],
     "csv_caption": ["--csv_caption=other"],
     "csv_separator": ["--csv_separator=;"],
@@ -129,10 +129,8 @@ def inputs(tmp_path_factory):
     rows = [f"folder/{k}.png,a;{k},folder/{29 - k}.png,b {k}" for k in range(30)]
     (place / "table.csv").write_text("\n".join(["filepath,title,other,words", *rows]))
     _write_shards(place / "shards.tar")
-    _write_coco(place / "coco")
-    name = "COCO_train2014_000000000002.jpg"
-    image = {"cocoid": 2, "filepath": "train2014", "filename": name, "split": "train", "sentences": [{"raw": "two"}]}
-    (place / "karpathy.json").write_text(json.dumps({"images": [image]}))
+    write_coco(place / "coco")
+    (place / "coco" / "train2017" / f"{1:012d}.jpg").write_bytes(b"")
     return place
 
 
@@ -144,19 +142,6 @@ def _write_shards(path):
                 member = tarfile.TarInfo(f"{k:02d}.{suffix}")
                 member.size = len(content)
                 file.addfile(member, io.BytesIO(content))
-
-
-def _write_coco(place):
-    for split in ("train", "val"):
-        (place / f"{split}2017").mkdir(parents=True)
-        (place / "annotations").mkdir(exist_ok=True)
-        ids = range(1, 6) if split == "train" else range(6, 9)
-        for k in ids:
-            (place / f"{split}2017" / f"{k:012d}.jpg").write_bytes(picture(kind="JPEG", seed=k) if k > 1 else b"")
-        images = [{"id": k, "file_name": f"{k:012d}.jpg"} for k in ids]
-        captions = [{"image_id": k, "id": k, "caption": f"number {k}"} for k in ids]
-        tree = {"images": images, "annotations": captions}
-        (place / "annotations" / f"captions_{split}2017.json").write_text(json.dumps(tree))
 
 
 def carried_out(verb, arguments, folder, monkeypatch):

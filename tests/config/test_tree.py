@@ -16,19 +16,16 @@ CAPTION_RECIPES = sorted((ROOT / "configs" / "caption").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[str(p.relative_to(ROOT)) for p in RECIPES])
-def test_every_recipe_parses_and_opens_with_its_card(path):
+def test_every_recipe_parses(path):
     config = load_config(path)
     check_config(config)
     build_objective(config)
-    card = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any("train --config configs/" in line for line in card)
 
 
 @pytest.mark.parametrize("path", CAPTION_RECIPES, ids=[path.stem for path in CAPTION_RECIPES])
 def test_every_recipe_of_captioners_parses_alone_or_over_a_base(path):
     for base in ("emoji", "coco"):
         check_caption_config(load_tree(CaptionConfig, ROOT / f"configs/caption/{base}.yaml", path))
-    assert "caption train --config configs/caption/" in path.read_text()
 
 
 def test_the_papers_recipe():
