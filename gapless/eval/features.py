@@ -7,7 +7,6 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
@@ -23,6 +22,7 @@ from gapless.data.samples import BadSample, Transform, told_of
 from gapless.data.tokens import tell_cut, too_long
 from gapless.data.workers import Loader
 from gapless.errors import DataError, NonFiniteError
+from gapless.eval.metrics.zero_shot import class_directions
 from gapless.eval.together import together
 from gapless.models import Tokenizer
 
@@ -161,6 +161,19 @@ def refuse_not_finite(features: Tensor, modality: str) -> None:
         )
 
 
+def embed_prompts(
+    model: nn.Module,
+    tokenize: Tokenizer,
+    prompts: Sequence[Sequence[str]],
+    autocast: Autocast = nullcontext,
+    batch_size: int = 256,
+) -> list[Tensor]:
+    """The features of the prompts of each class, unit-norm (P, D) float32 on the CPU; arguments as of embed_classes."""
+    texts = [text for of_class in prompts for text in of_class]
+    features = embed_texts(model, tokenize, texts, batch_size, autocast, "embedding prompts")
+    return list(torch.split(features, [len(of_class) for of_class in prompts]))
+
+
 def embed_classes(
     model: nn.Module,
     tokenize: Tokenizer,
@@ -168,7 +181,7 @@ def embed_classes(
     autocast: Autocast = nullcontext,
     batch_size: int = 256,
 ) -> Tensor:
-    """One direction for each class: the mean of its prompts' unit-norm features, normalised again.
+    """One direction for each class, see :func:`class_directions`.
 
     Args:
         model: a ClipModel, or a wrapper around it with the same forward.
@@ -180,10 +193,7 @@ def embed_classes(
     Returns:
         unit-norm (C, D) float32 on the CPU.
     """
-    texts = [text for each in prompts for text in each]
-    features = embed_texts(model, tokenize, texts, batch_size, autocast, "embedding prompts")
-    means = [part.mean(dim=0) for part in torch.split(features, [len(each) for each in prompts])]
-    return F.normalize(torch.stack(means), dim=-1)
+    return class_directions(embed_prompts(model, tokenize, prompts, autocast, batch_size))
 
 
 @dataclass

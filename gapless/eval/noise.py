@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gapless.data.labelled import LabelledSet
@@ -44,16 +43,12 @@ def class_noise(suite: Suite, data: LabelledSet, sigma: float, draws: int, seed:
         seed: of the noise.
     """
     images = suite.labelled(data)
-    found = suite.words(prompt for each in data.prompts for prompt in each)
-    classes = F.normalize(
-        torch.stack([torch.stack([found[p] for p in each]).mean(dim=0) for each in data.prompts]), dim=1
-    )
+    classes, prompts = suite.classes(data)
     gap, share = _class_gap(images.features, classes)
     curve = robustness(images.features, classes, gap, ALPHAS, sigma, draws, labels=images.labels, seed=seed)
     metrics = _told(curve, "acc1") | {"sigma": sigma, "share_of_gap": share}
-    if min(map(len, data.prompts)) == max(map(len, data.prompts)) > 1:
-        templates = torch.stack([torch.stack([found[p] for p in each]) for each in data.prompts], dim=1)  # (P, C, D)
-        metrics |= _templates(images.features, images.labels, templates)
+    if min(map(len, prompts)) == max(map(len, prompts)) > 1:
+        metrics |= _templates(images.features, images.labels, torch.stack(prompts, dim=1))
     return suite.result(data.name, "zeroshot_robustness", metrics, images)
 
 
@@ -75,7 +70,7 @@ def _told(curve: Robustness, accuracy: str) -> dict[str, float]:
 
 
 def _templates(images: Tensor, labels: Tensor, templates: Tensor) -> dict[str, float]:
-    """How often the class of an image stays when every prompt is put in another template's words."""
+    """How often the class of an image stays when every prompt (P, C, D) is put in another template's words."""
     first, others = templates[0], templates[1:]
     gap, _ = _class_gap(images, first)
     scores = {

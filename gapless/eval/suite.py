@@ -20,9 +20,15 @@ from gapless.data.tokens import CaptionTokenizer
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
 from gapless.eval.cache import FeatureCache
-from gapless.eval.features import Autocast, ImageFeatures, embed_classes, embed_images, embed_texts
+from gapless.eval.features import Autocast, ImageFeatures, embed_images, embed_prompts, embed_texts
 from gapless.eval.metrics.probe import fit_linear_probe, probe_scores
-from gapless.eval.metrics.zero_shot import class_gap, logit_accuracy, zero_shot_accuracy, zero_shot_hits
+from gapless.eval.metrics.zero_shot import (
+    class_directions,
+    class_gap,
+    logit_accuracy,
+    zero_shot_accuracy,
+    zero_shot_hits,
+)
 from gapless.eval.results import Result, digest_of
 from gapless.geometry import Transform
 from gapless.models import LoadedModel
@@ -107,8 +113,7 @@ class Suite:
     def zero_shot(self, data: LabelledSet) -> Result:
         """Zero-shot classification, and the gap between images and the prompts of their classes."""
         images = self.labelled(data)
-        classes = embed_classes(self.model, self.tokenize, data.prompts, self.autocast, self.batch_size)
-        classes = self.transform.text(classes, renormalise=True)
+        classes, _ = self.classes(data)
         metrics = zero_shot_accuracy(images.features, classes, images.labels)
         metrics |= class_gap(images.features, classes, images.labels)
         hits = zero_shot_hits(images.features, classes, images.labels, (1,))
@@ -126,6 +131,15 @@ class Suite:
         samples = {"lp_acc1": (logits.argmax(dim=1) == images.labels).float()}
         metrics = {f"lp_{name}": value for name, value in scores.items()}
         return self.result(test.name, "linear_probe", metrics, images, samples)
+
+    def classes(self, data: LabelledSet) -> tuple[Tensor, list[Tensor]]:
+        """Directions of classes (C, D), and the features of the prompts of each, (P, D).
+
+        A direction is the mean of the prompts as the model embeds them, normalised, and then moved by the transform.
+        """
+        prompts = embed_prompts(self.model, self.tokenize, data.prompts, self.autocast, self.batch_size)
+        directions = self.transform.text(class_directions(prompts), renormalise=True)
+        return directions, [self.transform.text(features, renormalise=True) for features in prompts]
 
     def embed(self, name: str, source: PairSource, captions: str = "all") -> EmbeddedPairs:
         """Features of a data set of pairs; images without a caption are left out and counted.

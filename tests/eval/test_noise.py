@@ -85,6 +85,29 @@ def test_classes_are_moved_towards_the_images_under_noise(tmp_path):
     assert (result.settings, result.split) == ({"noise": 0.3, "draws": 7}, "test")
 
 
+def test_classes_are_the_same_as_without_noise_when_a_transform_moves_them(tmp_path):
+    tables = animals(tmp_path)
+    images, classes = tables.rows(*range(6)), directions(tables)
+    transform = close_gap(images, classes, "mean")
+    transform.save(tmp_path / "mean.safetensors")
+    asked = plan(tmp_path, tasks=["zero_shot", "robustness"], transform=tmp_path / "mean.safetensors")
+    plain, noisy = (result.metrics for result in evaluate(tables.loaded(), asked))
+    assert noisy["acc1@0"] == plain["acc1"]
+    # The mean of moved prompts would be another direction, and another classifier.
+    others = torch.stack([F.normalize(prompts(tables, t) - classes.mean(dim=0), dim=1) for t in TEMPLATES])
+    others = F.normalize(others.mean(dim=0), dim=1)
+    images, classes = F.normalize(images - images.mean(dim=0), dim=1), F.normalize(classes - classes.mean(dim=0), dim=1)
+    assert (others * classes).sum(dim=1).min() < 0.97
+    gap = without(images.mean(dim=0) - classes.mean(dim=0), classes)
+    curve, wrong = (robustness(images, rows, gap, ALPHAS, 0.3, 7, labels=LABELS) for rows in (classes, others))
+    assert curve.noisy_accuracy != wrong.noisy_accuracy
+    for a, alpha in enumerate(("0", "0.5", "1")):
+        assert noisy[f"noisy_acc1@{alpha}"] == pytest.approx(curve.noisy_accuracy[a])
+    first, *rest = (F.normalize(prompts(tables, t) - directions(tables).mean(dim=0), dim=1) for t in TEMPLATES)
+    expected = sum(correlation(first, other) for other in rest) / 2
+    assert noisy["rephrasing_correlation"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("dimension", [6, 2])
 def test_templates_are_compared_with_the_first_one(tmp_path, dimension):
     tables = animals(tmp_path, dimension=dimension)

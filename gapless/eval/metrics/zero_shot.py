@@ -1,11 +1,12 @@
 """Zero-shot classification: the nearest class direction.
 
-Axis letters: N images, C classes, D dimensions.
+Axis letters: N images, C classes, P prompts of a class, D dimensions.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gapless.geometry import centroid_distance
@@ -13,6 +14,18 @@ from gapless.losses import alignment_loss, intra_uniformity
 
 MAX_UNIFORMITY = 20_000
 """Images whose uniformity is computed; of more, the first so many."""
+
+
+def class_directions(prompt_features: Sequence[Tensor]) -> Tensor:
+    """The direction of each class: the mean of the features of its prompts, normalised.
+
+    Args:
+        prompt_features: unit-norm (P, D) for each class.
+
+    Returns:
+        unit-norm (C, D).
+    """
+    return F.normalize(torch.stack([features.mean(dim=0) for features in prompt_features]), dim=-1)
 
 
 def zero_shot_hits(

@@ -91,6 +91,8 @@ def test_mixed_retrieval_is_that_of_asking_one_by_one(unit):
     }
     assert found == pytest.approx(expected)
     assert len(set(expected.values())) == 4
+    same = images[:1].repeat(8, 1)  # equal candidates do not win
+    assert {value for name, value in mixed_recall(same, same).items() if "calibrated" not in name} == {0}
 
 
 def test_intra_modal_retrieval_is_sklearns_average_precision(unit, monkeypatch):
