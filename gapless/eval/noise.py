@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gapless.data.labelled import LabelledSet
+from gapless.data.questions import Question
 from gapless.errors import DataError
-from gapless.eval.choices import Question, embed_questions
+from gapless.eval.choices import embed_questions
 from gapless.eval.results import Result
 from gapless.eval.suite import Suite
 from gapless.geometry import close_gap, robustness

@@ -18,11 +18,12 @@ from gapless.data.benchmark import RETRIEVAL_SETS, place_of, read_retrieval, sha
 from gapless.data.emoji import emoji_classes
 from gapless.data.labelled import LabelledSet, build_labelled
 from gapless.data.pairs import FileSource
+from gapless.data.questions import load_aokvqa, load_sugarcrepe, load_winoground
 from gapless.data.shards import ShardSource
 from gapless.environment import join_processes
 from gapless.errors import ConfigError, DataError
 from gapless.eval.arithmetic import open_simat
-from gapless.eval.choices import evaluate_selection, load_aokvqa, load_sugarcrepe, load_winoground
+from gapless.eval.choices import evaluate_selection
 from gapless.eval.features import Autocast
 from gapless.eval.interpolate import set_between
 from gapless.eval.pairs import PairEvaluation, build_pair_evaluation

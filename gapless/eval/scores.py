@@ -9,9 +9,10 @@ from gapless.config import EvalPlan
 from gapless.data import PairSource
 from gapless.data.emoji import emoji_classes
 from gapless.data.labelled import LabelledSet
+from gapless.data.questions import Question
 from gapless.errors import ConfigError
 from gapless.eval.arithmetic import evaluate_emoji_arithmetic, evaluate_simat
-from gapless.eval.choices import Question, evaluate_vqa
+from gapless.eval.choices import evaluate_vqa
 from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.metrics.retrieval import recall_at, retrieval_ranks
 from gapless.eval.metrics.simat import Domain

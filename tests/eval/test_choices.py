@@ -6,18 +6,8 @@ import pytest
 import torch
 
 from gapless.config import EvalPlan
-from gapless.eval.choices import load_winoground
 from gapless.eval.run import evaluate
 from tests.eval.tables import Tables
-
-
-def test_a_line_separator_inside_a_caption_ends_no_line(tmp_path):
-    row = {"image_0": "a", "image_1": "b", "caption_0": "one\u2028two", "caption_1": "three"}
-    (tmp_path / "examples.jsonl").write_text(
-        "\r\n".join([json.dumps(row, ensure_ascii=False)] * 2) + "\n", encoding="utf-8", newline=""
-    )
-    instances = load_winoground(tmp_path / "examples.jsonl", tmp_path)
-    assert [instance.captions for instance in instances] == [("one\u2028two", "three")] * 2
 
 
 def scored(tables, tmp_path, name, **changes):

@@ -222,7 +222,7 @@ def test_choices_are_moved_towards_the_images_under_noise(questions, tmp_path):
 
 
 def test_other_words_are_direct_answers_among_wrong_choices_of_all_questions(questions, tmp_path):
-    from gapless.eval.choices import load_aokvqa
+    from gapless.data.questions import load_aokvqa
     from gapless.eval.noise import _reworded
 
     asked = [q for q in load_aokvqa(tmp_path / "aokvqa_v1p0_val.json", tmp_path / "val2017") if q.right_answers]

@@ -6,9 +6,9 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, average_precision_score, v_measure_score
 
-from gapless.eval.choices import selection_hits
 from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.metrics.probe import fit_linear_probe, probe_scores
+from gapless.eval.metrics.selection import selection_hits
 
 
 def classes(n=60, k=3, d=8, offset=0.0):
