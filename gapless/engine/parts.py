@@ -1,7 +1,6 @@
 """What the training loop works with, whatever is trained."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -96,18 +95,6 @@ class Parts:
     around_step: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """Within it the optimiser steps."""
     progress: Progress = field(default_factory=Progress)
-    last_saved: tuple[int, float] = (-1, 0.0)
-    """Step and time of the last checkpoint."""
-    save_due: Sequence[int] = (0,)
-    """Whether each process's clock asked for a checkpoint before this step."""
-    skipped: int = 0
-    """fp16 steps skipped in a row."""
-
-    @property
-    def clock_says_save(self) -> bool:
-        """Whether the last checkpoint is older than checkpoint.every_minutes."""
-        minutes = self.config.checkpoint.every_minutes
-        return minutes is not None and time.monotonic() - self.last_saved[1] > 60 * minutes
 
     @property
     def total(self) -> int:

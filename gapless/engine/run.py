@@ -23,7 +23,7 @@ from gapless.config import config_hash
 from gapless.engine.changes import EPOCHS, anywhere, changed_keys, refuse_other_data, tree_of
 from gapless.engine.checkpoint import Progress, write_state
 from gapless.engine.lock import locked
-from gapless.engine.loop import averaged, fit
+from gapless.engine.loop import Loop, averaged
 from gapless.engine.optim import WeightAverage, build_optimizer
 from gapless.engine.parts import Parts, RunConfig
 from gapless.engine.resume import choose_checkpoint, find_checkpoint, load_optimizer, load_progress, set_aside_newer
@@ -110,7 +110,7 @@ def _carry_out(
 
 def _fit(parts: Parts) -> None:
     try:
-        fit(parts)
+        Loop(parts).run()
     finally:
         for tracker in parts.accelerator.trackers:
             tracker.finish()

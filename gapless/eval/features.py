@@ -126,7 +126,7 @@ def embed_texts(
     Raises:
         NonFiniteError: features that are NaN or infinite.
     """
-    place = Place(PartialState().process_index, PartialState().num_processes)
+    place = Place.here()
     different = sorted(set(texts), key=lambda text: (len(text), text))
     mine = different[place.rank :: place.world]  # like lengths on every process
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
@@ -235,7 +235,7 @@ def embed_images(
         DataError: rows lost or doubled, or no usable image.
         NonFiniteError: features that are NaN or infinite.
     """
-    place = Place(PartialState().process_index, PartialState().num_processes)
+    place = Place.here()
     mine = range(len(images))[place.chunk(len(images))]
     loader = Loader(_Decoding(images, transform), workers, batch_size=batch_size, sampler=mine, collate_fn=_collate)
     blank = transform(torch.zeros((3, 8, 8), dtype=torch.uint8)).unsqueeze(0)

@@ -37,13 +37,13 @@ def build_pair_evaluation(
         split: of the data; None for eval.split.
         prefix: of the pair metrics' names.
     """
-    state, towers = PartialState(), config.model.towers
+    towers = config.model.towers
     data = build_eval_data(
         config.data,
         config.eval.batch_size,
         model.preprocess,
         CaptionTokenizer(tokenizer, model.trims_captions),
-        Place(state.process_index, state.num_processes),
+        Place.here(),
         split or config.eval.split,
         config.seed,
         towers,

@@ -87,7 +87,7 @@ def build_parts(
     stop: StopFlag,
 ) -> Parts:
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
-    place = Place(accelerator.process_index, accelerator.num_processes)
+    place = Place.here()
     with accelerator.main_process_first():  # one process downloads weights
         model, tokenizer = build_model(config.model, config.seed, objective.initial_bias, checkpoint)
     make_trainable(model, objective, config, accelerator)

@@ -51,7 +51,7 @@ def examine(config: Config) -> list[Check]:
         checks.append(Check("devices", str(error), error))
         _note_pairs(config, note)
         return checks
-    place = Place(accelerator.process_index, accelerator.num_processes)
+    place = Place.here()
     note("devices", lambda: _devices(accelerator))
     try:
         objective = build_objective(config)

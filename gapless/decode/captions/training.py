@@ -91,7 +91,7 @@ class CaptionEvaluation:
         poll: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """``val/loss`` in nats a token, ``val/perplexity``, ``val/num_captions``."""
-        device, place = self.accelerator.device, _place(self.accelerator)
+        device, place = self.accelerator.device, Place.here()
         training = model.training
         model.eval()
         mine = torch.arange(len(self.tokens))[place.chunk(len(self.tokens))]
@@ -142,7 +142,7 @@ def build_parts(
     stop: StopFlag,
 ) -> Parts:
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
-    features, place = config.features, _place(accelerator)
+    features, place = config.features, Place.here()
     store = FeatureStore(Path(features.path))
     train = load_said(store, features.modality, "train", features.fraction, config.seed)
     torch.manual_seed(config.seed)
@@ -192,10 +192,6 @@ def build_parts(
         stop=stop,
         progress=progress,
     )
-
-
-def _place(accelerator: Accelerator) -> Place:
-    return Place(accelerator.process_index, accelerator.num_processes)
 
 
 def _tokens(captioner: Captioner, captions: Sequence[str], max_tokens: int) -> list[Tensor]:
