@@ -2,50 +2,29 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from torch import nn
 
-from gapless.config import DataConfig, EvalPlan, load_config
-from gapless.data import build_source
-from gapless.data.benchmark import RETRIEVAL_SETS, place_of, read_retrieval, shard_paths, shards_type
-from gapless.data.emoji import emoji_classes
-from gapless.data.labelled import LabelledSet, build_labelled
-from gapless.data.pairs import FileSource
-from gapless.data.questions import load_aokvqa, load_sugarcrepe, load_winoground
-from gapless.data.shards import ShardSource
+from gapless.config import EvalPlan
 from gapless.environment import join_processes
-from gapless.errors import ConfigError, DataError
-from gapless.eval.arithmetic import open_simat
-from gapless.eval.choices import evaluate_selection
+from gapless.errors import ConfigError
+from gapless.eval.datasets import Opening, open_dataset
 from gapless.eval.features import Autocast
 from gapless.eval.interpolate import set_between
-from gapless.eval.pairs import PairEvaluation, build_pair_evaluation
-from gapless.eval.plan import absolute, check_plan, dataset_names, pairs_place, pairs_settings, with_settings
+from gapless.eval.plan import check_plan, dataset_names, with_settings
 from gapless.eval.results import Result, file_hash, save_result
-from gapless.eval.scores import (
-    of_split,
-    score_classes,
-    score_emoji,
-    score_own,
-    score_questions,
-    score_simat,
-    score_source,
-)
 from gapless.eval.suite import Suite
 from gapless.geometry import Transform
 from gapless.models import ClipModel, LoadedModel, Tokenizer, TwinModel
 
 logger = logging.getLogger(__name__)
 
-Scores = Callable[[Suite], Iterator[Result]]
-"""Scores a model at one data set, which was opened before."""
 Keep = Callable[[Result], None]
 
 
@@ -87,7 +66,7 @@ def evaluate(
     transform, told = _transform(loaded, plan)
     suite = Suite(loaded, cache_folder, plan.precision, plan.batch_size, plan.workers, plan.max_bad_fraction, transform)
     weights = os.path.realpath(loaded.pretrained) if Path(loaded.pretrained).exists() and loaded.pretrained else ""
-    opened = [(name, _open(name, plan, run, suite)) for name in dataset_names(plan)]
+    opened = [(name, open_dataset(Opening(name, plan, run, suite))) for name in dataset_names(plan)]
     found = []
     for name, score in opened:
         logger.info("%s on %s", loaded.name, name)
@@ -137,79 +116,6 @@ class PlanEvaluation:
             poll()
         model.train(training)
         return scores
-
-
-def _open(name: str, plan: EvalPlan, run: Path | None, suite: Suite) -> Scores:
-    """Open a data set; what is missing is an error here."""
-    split = plan.split or "test"
-    if name == "emoji":
-        classes = [_classes(task, plan, split) for task in emoji_classes()]
-        return partial(score_emoji, build_source(DataConfig(), split), classes, plan, split)
-    if name == "val":
-        return partial(score_own, _own_evaluation(suite, run))
-    if name == "pairs":
-        split = plan.split or "val"
-        score: Scores = partial(score_source, plan.data.source, build_source(plan.data, split), plan)
-        return _placed(score, pairs_place(plan.data), split, "val", pairs_settings(plan.data))
-    if name in emoji_classes():
-        return _placed(partial(score_classes, *_classes(name, plan, split), plan), "", split)
-    folder = _folder(plan, name)
-    score, default = _opened(name, folder, plan, split)
-    return _placed(score, absolute(str(folder)), split if default else "", default)
-
-
-def _opened(name: str, folder: Path, plan: EvalPlan, split: str) -> tuple[Scores, str]:
-    """A data set that lies in a folder, and the split that is its default; empty if there is one only."""
-    if name == "simat":
-        domain = plan.split or "dev"
-        open_simat(folder)
-        return partial(score_simat, folder, plan, domain), ""
-    if name == "aokvqa":
-        return partial(score_questions, load_aokvqa(folder / "aokvqa_v1p0_val.json", folder / "val2017"), plan), ""
-    if name == "winoground" or name.startswith("sugar_crepe/"):
-        instances = (
-            load_winoground(folder / "examples.jsonl", folder / "images")
-            if name == "winoground"
-            else load_sugarcrepe(folder / f"{name.partition('/')[2]}.json", folder / "val2017")
-        )
-        return lambda suite: iter([evaluate_selection(suite, instances, name)]), ""
-    if name in RETRIEVAL_SETS:
-        return partial(score_source, name, FileSource(read_retrieval(name, folder, split)), plan), "test"
-    if name.startswith("wds/") and shards_type(folder) == "retrieval":
-        return partial(score_source, name, ShardSource(shard_paths(folder, split)), plan), "test"
-    return partial(score_classes, *_classes(name, plan, split), plan), "test"
-
-
-def _classes(name: str, plan: EvalPlan, split: str) -> tuple[LabelledSet, LabelledSet | None]:
-    """A classification data set, and its train split where a probe is fitted."""
-    data = build_labelled(name, plan.root, split, plan.download, plan.prompts)
-    return data, build_labelled(name, plan.root, "train", plan.download) if "linear_probe" in plan.tasks else None
-
-
-def _placed(
-    score: Scores, place: str, split: str, default: str = "test", settings: Mapping[str, Any] | None = None
-) -> Scores:
-    """The same, every result with where its data lie and which of them it is of."""
-
-    def placed(suite: Suite) -> Iterator[Result]:
-        for result in score(suite):
-            result.data, result.settings = place, result.settings | dict(settings or {})
-            yield of_split(result, split, default) if split else result
-
-    return placed
-
-
-def _folder(plan: EvalPlan, name: str) -> Path:
-    if plan.root is None:
-        raise ConfigError(f"root: {name} needs the folder where it lies, for example /data/{{dataset}}")
-    return place_of(plan.root, name)
-
-
-def _own_evaluation(suite: Suite, run: Path | None) -> PairEvaluation:
-    """The very evaluation that the run did while it trained."""
-    if run is None or not (run / "config.yaml").is_file():
-        raise DataError("datasets: val needs a run's folder with its config.yaml")
-    return build_pair_evaluation(load_config(run / "config.yaml"), suite.loaded.model, suite.loaded.tokenizer)
 
 
 def evaluate_between(
