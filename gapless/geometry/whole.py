@@ -58,9 +58,9 @@ def whole_gap(
     x, y = image_features, text_features
     paired = len(x) == len(y)
     a, b = _sample(x, PAIRWISE, seed), _sample(y, PAIRWISE, seed)
-    found = gap_metrics(a, b, seed) if paired else _unpaired(a, b, seed)
+    measures = gap_metrics(a, b, seed) if paired else _unpaired(a, b, seed)
     distance = centroid_distance(x, y)
-    found |= {
+    measures |= {
         "centroid_distance": distance,
         "centroid_distance_squared": distance**2,
         "linear_separability_centred": linear_separability(a, b, seed, centred=True),
@@ -70,17 +70,17 @@ def whole_gap(
         "effective_rank_text": effective_rank(y),
         "effective_rank_union": effective_rank(torch.cat([x - x.mean(dim=0), y - y.mean(dim=0)])),
     }
-    found |= cosine_statistics(x, y)
+    measures |= cosine_statistics(x, y)
     if paired:
-        found["alignment"] = float(alignment_loss(x, y))
+        measures["alignment"] = float(alignment_loss(x, y))
     if paired and len(x) >= 3 * GROUP:
-        found |= gap_statistics(x, y, GROUP, definition, seed)
+        measures |= gap_statistics(x, y, GROUP, definition, seed)
     a, b = _sample(x, SAMPLE, seed), _sample(y, SAMPLE, seed)
-    found |= {"num_sampled": float(len(a))} | distribution_gap(a, b)
+    measures |= {"num_sampled": float(len(a))} | distribution_gap(a, b)
     if paired:
-        found |= pair_neighbours(a, b, temperature) | mixing(a, b)
-        found |= {"mutual_knn@10": mutual_knn(a, b), "cka": linear_cka(a, b)}
-    return found
+        measures |= pair_neighbours(a, b, temperature) | mixing(a, b)
+        measures |= {"mutual_knn@10": mutual_knn(a, b), "cka": linear_cka(a, b)}
+    return measures
 
 
 def _sample(features: Tensor, most: int, seed: int) -> Tensor:
@@ -157,17 +157,18 @@ def gap_verdict(metrics: Mapping[str, float], before: Mapping[str, float] | None
     rank = (metrics["effective_rank_image"] + metrics["effective_rank_text"]) / 2
     cone = max(metrics["cone_image"], metrics["cone_text"])
     fell = cone > CONE
-    told = f"{rank:.1f}, nothing to compare with; mean cosine within a modality {cone:.2f}"
+    comparison = "nothing to compare with"
     if before is not None:
         former = (before["effective_rank_image"] + before["effective_rank_text"]) / 2
         fell |= rank < FALL * former
-        told = f"{rank:.1f}, was {former:.1f}; mean cosine within a modality {cone:.2f}"
-    wanted = {
+        comparison = f"was {former:.1f}"
+    conditions = {
         "centroid_distance": (metrics["centroid_distance"] <= CLOSED, f"at most {CLOSED}"),
         "linear_separability": (abs(metrics["linear_separability"] - 0.5) <= CLOSED, f"0.5 within {CLOSED}"),
         "mixing@10": (abs(metrics["mixing@10"] - 0.5) <= CLOSED, f"0.5 within {CLOSED}"),
     }
-    checks = {n: f"{'yes' if ok else 'no'}: {metrics[n]:.3f}, wanted {aim}" for n, (ok, aim) in wanted.items()}
-    checks["effective_rank"] = f"{'no' if fell else 'yes'}: {told}"
-    verdict = "collapsed" if fell else "closed" if all(ok for ok, _ in wanted.values()) else "open"
+    checks = {n: f"{'yes' if ok else 'no'}: {metrics[n]:.3f}, wanted {aim}" for n, (ok, aim) in conditions.items()}
+    words = f"{rank:.1f}, {comparison}; mean cosine within a modality {cone:.2f}"
+    checks["effective_rank"] = f"{'no' if fell else 'yes'}: {words}"
+    verdict = "collapsed" if fell else "closed" if all(ok for ok, _ in conditions.values()) else "open"
     return verdict, checks

@@ -101,6 +101,69 @@ def test_each_method_does_what_its_name_says():
     assert mean.image(x, renormalise=True).norm(dim=1).sub(1).abs().max() < 1e-6
 
 
+IMAGES = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # mean (1/2, 1/2, 0), which differ by (1, -1, 0)
+TEXTS = torch.tensor([[0.0, 0.0, 1.0], [0.6, 0.0, 0.8]])  # mean (3/10, 0, 9/10), which differ by (3, 0, -1)
+GAP = torch.tensor([0.2, 0.5, -0.9])  # from the texts to the images
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "image_shift", "text_shift", "fit"),
+    [
+        ("mean", {}, [-0.5, -0.5, 0.0], [-0.3, 0.0, -0.9], {}),
+        ("translate", {"alpha": 0.5}, None, GAP / 2, {"alpha": 0.5, "moved": "text", "share_of_gap": 1.0}),
+        ("translate", {"moved": "image"}, -GAP, None, {"alpha": 1.0, "moved": "image", "share_of_gap": 1.0}),
+        # The gap minus its part along (3, 0, -1), 15 / 100 of it; and along (1, -1, 0), -15 / 100.
+        ("orthogonal", {"alpha": 2.0}, None, 2 * (GAP - torch.tensor([0.45, 0.0, -0.15])),
+         {"alpha": 2.0, "moved": "text", "share_of_gap": (0.875 / 1.1) ** 0.5}),
+        ("orthogonal", {"moved": "image"}, -GAP + torch.tensor([-0.15, 0.15, 0.0]), None,
+         {"alpha": 1.0, "moved": "image", "share_of_gap": (1.055 / 1.1) ** 0.5}),
+        ("approximate", {"epsilon": 0.25, "reading": "relative"}, None, GAP - torch.tensor([0.45, 0.0, -0.15]),
+         {"alpha": 1.0, "moved": "text", "epsilon": 0.25, "reading": "relative", "components": 1.0,
+          "share_of_gap": (0.875 / 1.1) ** 0.5}),
+    ],
+)  # fmt: skip
+def test_shifts_by_hand(method, arguments, image_shift, text_shift, fit):
+    transform = close_gap(IMAGES, TEXTS, method, **arguments)
+    assert (transform.method, transform.fit) == (method, pytest.approx(fit))
+    for found, expected in ((transform.image_shift, image_shift), (transform.text_shift, text_shift)):
+        if expected is None:
+            assert found is None
+        else:
+            torch.testing.assert_close(found, torch.as_tensor(expected))
+    assert (transform.image_matrix, transform.text_matrix) == (None, None)
+
+
+def test_standardising_and_rotating_move_the_side_that_they_say():
+    x, y = clouds(n=40, m=40, d=3, texts_in=3)
+    standard = close_gap(x, y, "standardise")
+    torch.testing.assert_close(standard.image_shift, (-x.mean(dim=0) / x.std(dim=0)).float())
+    torch.testing.assert_close(standard.text_matrix, (1 / y.std(dim=0)).diag().float())
+    assert not torch.equal(standard.image_matrix, standard.text_matrix)
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    turned = close_gap(x, x @ rotation, "procrustes", moved="image")
+    torch.testing.assert_close(turned.image(x), x @ rotation, rtol=0, atol=1e-5)
+    assert torch.equal(turned.text(x), x)
+
+
+def test_choices_of_questions_are_moved_along_their_last_axis():
+    x, y = clouds(texts_in=32)
+    transform = close_gap(x, y, "translate", 0.5)
+    moved = transform.text(y.reshape(50, 4, 32), renormalise=True)
+    torch.testing.assert_close(moved.reshape(200, 32), transform.text(y, renormalise=True))
+    torch.testing.assert_close(moved.norm(dim=2), torch.ones(50, 4).double())
+
+
+def test_rounding_adds_no_component():
+    # Eleven dimensions of which three are sums of others: eight components, whose order the fast way keeps.
+    points = torch.randn(400, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points = torch.cat([points, points[:, :3] - points[:, 3:6]], dim=1)
+    for rows in (points, points[:30]):
+        assert principal_components(rows).shape == (11, 8)
+    leading = principal_components(points * torch.tensor([9.0, *[1.0] * 10]), 0.5)
+    assert leading.shape == (11, 1)
+    assert leading[0].abs() > 0.99
+
+
 def test_fitted_on_one_half_the_means_leave_the_other_inseparable():
     x, y = clouds(2000, 2000, texts_in=32)
     transform = close_gap(x[:1000], y[:1000], "mean")

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 
 from gapless.geometry import (
     centroid_distance,
@@ -64,18 +65,55 @@ def test_effective_dimension_of_known_spectra():
     assert effective_dimension(torch.ones(7, 10)) == 0
 
 
-def test_gap_metrics_names_and_naive_values(unit):
-    x, y = unit(64, 8).float(), unit(64, 8, 1).float()
-    scores = gap_metrics(x, y)
-    assert set(scores) == {
-        "centroid_distance", "linear_separability", "uniformity_image", "uniformity_text", "uniformity",
-        "cross_uniformity", "alignment", "effective_dim_image", "effective_dim_text",
-    }  # fmt: skip
-    naive_x, naive_y = (torch.pdist(f.double()).pow(2).mul(-2).exp().mean().log().item() for f in (x, y))
-    assert scores["uniformity_image"] == pytest.approx(naive_x, rel=1e-6)
-    assert scores["uniformity"] == pytest.approx((naive_x + naive_y) / 2, rel=1e-6)
-    assert scores["alignment"] == pytest.approx((x - y).square().sum(1).mean().item(), rel=1e-6)
-    assert scores["centroid_distance"] == pytest.approx(np.linalg.norm(x.numpy().mean(0) - y.numpy().mean(0)), rel=1e-5)
+def lopsided(n=64):
+    """Images that fill two dimensions, texts that fill five and crowd; what is one side's cannot be the other's."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.cat([torch.randn(n, 2, generator=generator), torch.zeros(n, 4)], dim=1)
+    y = torch.cat([torch.zeros(n, 1), torch.randn(n, 5, generator=generator) * 0.4 + 1], dim=1)
+    return F.normalize(x, dim=1), F.normalize(y, dim=1)
+
+
+def test_each_metric_is_that_of_its_side():
+    x, y = lopsided()
+    scores = gap_metrics(x, y, seed=3)
+    cross = torch.cdist(x.double(), y.double()).square()[~torch.eye(64, dtype=torch.bool)].mul(-2).exp().mean().log()
+    spread = {
+        f: torch.pdist(side.double()).pow(2).mul(-2).exp().mean().log().item() for f, side in (("x", x), ("y", y))
+    }
+    assert spread["x"] < spread["y"] - 0.2
+    expected = {
+        "centroid_distance": (x.mean(dim=0) - y.mean(dim=0)).norm().item(),
+        "linear_separability": 1.0,
+        "uniformity_image": spread["x"],
+        "uniformity_text": spread["y"],
+        "uniformity": (spread["x"] + spread["y"]) / 2,
+        "cross_uniformity": cross.item(),
+        "alignment": (x - y).square().sum(dim=1).mean().item(),
+        "effective_dim_image": 2,
+        "effective_dim_text": 5,
+    }
+    assert scores == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_seed_of_the_metrics_is_that_of_the_split(unit):
+    x, y = unit(60, 4), unit(60, 4, 1)
+    by_seed = [linear_separability(x, y, seed) for seed in range(4)]
+    assert len(set(by_seed)) > 1
+    assert [gap_metrics(x, y, seed)["linear_separability"] for seed in range(4)] == by_seed
+
+
+def test_the_probe_is_fitted_on_the_first_four_fifths_and_scored_on_the_rest(unit):
+    x, y = unit(30, 3), unit(30, 3, 1)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
+    fit, score = order[:24], order[24:]
+    sides = [(side - side[fit].mean(dim=0)).float() for side in (x, y)]
+    probe = LogisticRegression(max_iter=1000).fit(torch.cat([side[fit] for side in sides]), [0] * 24 + [1] * 24)
+    expected = probe.score(torch.cat([side[score] for side in sides]), [0] * 6 + [1] * 6)
+    assert 0.4 < expected < 1
+    assert linear_separability(x, y, seed=5, centred=True) == expected
+    assert linear_separability(x[:5], y[:5]) in (0, 0.5, 1)
+    with pytest.raises(ValueError, match="at least 5 pairs, got 4"):
+        linear_separability(x, y[:4])
 
 
 def test_metrics_do_not_depend_on_rotation_or_on_which_is_called_image(unit):

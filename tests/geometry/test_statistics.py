@@ -61,9 +61,23 @@ def test_both_definitions_are_those_of_plain_loops():
     whole = torch.stack(means).mean(dim=0)
     along = [cosine(x[i + 1] - x[i], whole) for i in range(22)]
     assert code["gap_direction_mean"] == pytest.approx(np.mean(consecutive))
+    lengths = [float(mean.norm()) for mean in means]
+    assert (paper["gap_length_mean"], code["gap_length_mean"]) == pytest.approx((np.mean(lengths),) * 2)
+    assert paper["gap_length_std"] == pytest.approx(np.std(lengths, ddof=1))
+    noises = torch.stack([d[j] - mean for g, mean in zip(groups, means, strict=True) for j in g]).mean(dim=0)
+    assert paper["noise_mean_std"] == pytest.approx(float(noises.std()), abs=1e-12)
+    overall = d - d.mean(dim=0)
+    generator = torch.Generator().manual_seed(3)
+    torch.randperm(23, generator=generator)
+    shuffled = overall[torch.randperm(23, generator=generator)]
+    beside = [cosine(shuffled[i + 1], shuffled[i]) for i in range(22)]
+    assert code["noise_direction_mean"] == pytest.approx(np.mean(beside))
+    assert code["noise_mean_std"] == pytest.approx(float(overall.mean(dim=0).std()), abs=1e-12)
     assert code["gap_orthogonality_std"] == pytest.approx(np.std(along, ddof=1))
-    with pytest.raises(ValueError, match="three groups of 12 pairs, there are 23"):
-        gap_statistics(x, y, 12)
+    for group, pairs in ((8, 23), (1, 23)):
+        with pytest.raises(ValueError, match=f"three groups of {group} pairs, there are {pairs}"):
+            gap_statistics(x, y, group)
+    gap_statistics(x[:21], y[:21], 7)
 
 
 def test_cosines_from_sums_are_those_of_all_pairs(unit):
@@ -76,7 +90,13 @@ def test_cosines_from_sums_are_those_of_all_pairs(unit):
     apart = float(((1 - (x * y).sum(dim=1)) / 2).mean())
     within = [float(((1 - (f @ f.T)[off]) / 2).mean()) for f in (x, y)]
     assert found["relative_modality_gap"] == pytest.approx(apart / (apart + sum(within) / 2))
-    assert set(cosine_statistics(x, unit(7, 6))) == {"cone_image", "cone_text"}
+    assert found["cone_text"] == pytest.approx(float((y @ y.T)[off].mean()))
+    few = unit(7, 6, 2)
+    unpaired = cosine_statistics(x, few)
+    within = float((few @ few.T)[~torch.eye(7, dtype=torch.bool)].mean())
+    assert unpaired == pytest.approx({"cone_image": found["cone_image"], "cone_text": within})
+    collapsed = torch.eye(6)[[0] * 5]
+    assert cosine_statistics(collapsed, collapsed)["relative_modality_gap"] == 0
 
 
 def test_centred_separability_is_chance_and_not_below():
@@ -125,6 +145,10 @@ def test_shapes_are_compared_without_their_offset():
     rotation = torch.linalg.qr(normal(10, 10, 1)).Q
     assert mutual_knn(F.normalize(x, dim=1), F.normalize(x @ rotation, dim=1)) == 1
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
+    y = normal(300, 4, 3) + x[:, :4]
+    gram = [(f - f.mean(dim=0)) @ (f - f.mean(dim=0)).T for f in (x, y)]
+    expected = (gram[0] * gram[1]).sum() / (gram[0].norm() * gram[1].norm())
+    assert linear_cka(x, y) == pytest.approx(float(expected))
     assert mutual_knn(F.normalize(x, dim=1), F.normalize(normal(300, 10, 2), dim=1)) < 0.15
     assert linear_cka(x, normal(300, 10, 2)) < 0.1
 
@@ -132,6 +156,12 @@ def test_shapes_are_compared_without_their_offset():
 def test_distribution_gaps_have_their_closed_forms():
     a, b = torch.diag(torch.tensor([4.0, 1.0]).double()), torch.diag(torch.tensor([1.0, 9.0]).double())
     assert gaussian_w2(a, b) == pytest.approx(math.sqrt((2 - 1) ** 2 + (1 - 3) ** 2))
+    assert gaussian_w2(a / 16, b / 16) == pytest.approx(math.sqrt(5) / 4)
+    turned = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    # Covariances that do not commute: tr sqrt(A^1/2 B A^1/2) of a 2 x 2 matrix is sqrt(tr AB + 2 sqrt(det A det B)).
+    other = turned @ b @ turned.T
+    cross = math.sqrt(float((a @ other).trace()) + 2 * math.sqrt(4 * 9))
+    assert gaussian_w2(a, other) == pytest.approx(math.sqrt(5 + 10 - 2 * cross))
     same = distribution_gap(normal(2000, 4) + 7, normal(2000, 4, 1) - 7)  # offsets are taken away
     assert same["energy_distance"] < 0.01
     assert same["mmd2"] < 0.002

@@ -8,7 +8,21 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from gapless.eval import retrieval_recall
-from gapless.geometry import bootstrap_gap, gap_verdict, whole, whole_gap
+from gapless.geometry import (
+    bootstrap_gap,
+    centroid_distance,
+    cosine_statistics,
+    effective_dimension,
+    effective_rank,
+    gap_metrics,
+    gap_statistics,
+    linear_separability,
+    whole,
+    whole_gap,
+)
+from gapless.geometry.distribution import distribution_gap, linear_cka
+from gapless.geometry.neighbours import mixing, mutual_knn, pair_neighbours
+from gapless.losses import intra_uniformity
 from tests.runs import run
 
 
@@ -40,11 +54,81 @@ def test_what_does_not_know_which_side_is_image_survives_the_swap():
     assert whole_gap(x[order], y[order])["mixing@10"] == pytest.approx(whole["mixing@10"])
 
 
-def test_without_pairs_what_needs_none_is_measured():
-    x, y = clouds()
-    found = whole_gap(x, y[:300])
-    assert {"centroid_distance", "linear_separability", "energy_distance", "cone_text"} <= set(found)
-    assert not {"alignment", "mixing@10", "gap_length_mean", "pair_cosine"} & set(found)
+def lopsided(n):
+    """Images in fewer dimensions than texts, which crowd."""
+    x, y = clouds(n, 6, offset=0.4, noise=0.8)
+    return F.normalize(x * torch.tensor([1, 1, 1, 0, 0, 0]), dim=1), F.normalize(y + 0.5, dim=1)
+
+
+def union(x, y):
+    return effective_rank(torch.cat([x - x.mean(dim=0), y - y.mean(dim=0)]))
+
+
+def test_the_whole_picture_is_made_of_its_parts(monkeypatch):
+    x, y = lopsided(320)
+    monkeypatch.setattr(whole, "PAIRWISE", 310)
+    monkeypatch.setattr(whole, "SAMPLE", 60)
+    found = whole_gap(x, y, gamma=0.8, definition="code", temperature=0.5, seed=3)
+    order = torch.randperm(320, generator=torch.Generator().manual_seed(3))
+    most, few = (x[order[:310]], y[order[:310]]), (x[order[:60]], y[order[:60]])
+    distance = centroid_distance(x, y)
+    expected = gap_metrics(*most, 3) | {
+        "centroid_distance": distance,
+        "centroid_distance_squared": distance**2,
+        "linear_separability_centred": linear_separability(*most, 3, centred=True),
+        "effective_dim_image": effective_dimension(x, 0.8),
+        "effective_dim_text": effective_dimension(y, 0.8),
+        "effective_rank_image": effective_rank(x),
+        "effective_rank_text": effective_rank(y),
+        "effective_rank_union": union(x, y),
+        "alignment": float((x - y).square().sum(dim=1).mean()),
+        "num_sampled": 60,
+        "mutual_knn@10": mutual_knn(*few),
+        "cka": linear_cka(*few),
+        **cosine_statistics(x, y),
+        **gap_statistics(x, y, 100, "code", 3),
+        **distribution_gap(*few),
+        **pair_neighbours(*few, 0.5),
+        **mixing(*few),
+    }
+    assert found == pytest.approx(expected)
+    sides = [(name, name.replace("image", "text")) for name in found if name.endswith("_image")]
+    assert len(sides) == 5
+    for image, text in sides:
+        assert found[image] != pytest.approx(found[text], rel=0.05), image
+
+
+def test_without_pairs_what_needs_none_is_measured(monkeypatch):
+    x, y = lopsided(320)
+    y = y[:90]
+    monkeypatch.setattr(whole, "PAIRWISE", 310)
+    monkeypatch.setattr(whole, "SAMPLE", 60)
+    found = whole_gap(x, y, seed=3)
+    few, some = (side[torch.randperm(n, generator=torch.Generator().manual_seed(3))[:m]]
+                 for side, n, m in ((x, 320, 60), (y, 90, 60)))  # fmt: skip
+    most = x[torch.randperm(320, generator=torch.Generator().manual_seed(3))[:310]]
+    spread = float(intra_uniformity(most)), float(intra_uniformity(y))
+    distance = centroid_distance(x, y)
+    expected = {
+        "centroid_distance": distance,
+        "centroid_distance_squared": distance**2,
+        "linear_separability": linear_separability(most, y, 3),
+        "linear_separability_centred": linear_separability(most, y, 3, centred=True),
+        "uniformity_image": spread[0],
+        "uniformity_text": spread[1],
+        "uniformity": sum(spread) / 2,
+        "effective_dim_image": effective_dimension(x),
+        "effective_dim_text": effective_dimension(y),
+        "effective_rank_image": effective_rank(x),
+        "effective_rank_text": effective_rank(y),
+        "effective_rank_union": union(x, y),
+        "num_sampled": 60,
+        **cosine_statistics(x, y),
+        **distribution_gap(few, some),
+    }
+    assert found == pytest.approx(expected)
+    assert "gap_length_mean" not in whole_gap(x[:299], x[:299])
+    assert "gap_length_mean" in whole_gap(x[:300], x[:300])
 
 
 def test_the_interval_of_a_mean_is_the_normal_one():
@@ -60,28 +144,34 @@ def test_the_interval_of_a_mean_is_the_normal_one():
             assert low < whole[name] < high
 
 
-def test_a_small_centroid_distance_alone_is_no_closed_gap():
-    x, y = clouds()
-    mixed = whole_gap(x, y)
-    assert gap_verdict(mixed)[0] == "closed"
-    verdict, checks = gap_verdict(whole_gap(*clouds(offset=2.0)))
-    assert verdict == "open"
-    assert checks["centroid_distance"].startswith("no: ")
-    # Equal centroids, but images and texts lie on different circles: nothing linear separates them, and none mix.
-    angle = torch.linspace(0, 2 * math.pi, 401, dtype=torch.float64)[:-1]
-    circle, zero = torch.stack([angle.cos(), angle.sin()], dim=1), torch.zeros(400, 2, dtype=torch.float64)
-    rings = whole_gap(torch.cat([circle, zero], dim=1), torch.cat([zero, circle], dim=1))
-    assert rings["centroid_distance"] < 1e-9
-    assert gap_verdict(rings)[0] == "open"
+def test_a_resample_compares_no_pair_with_its_copy():
+    x, y = lopsided(12)
+    found = bootstrap_gap(x, y, 1, seed=4)
+    drawn = torch.randint(12, (12,), generator=torch.Generator().manual_seed(4))
+    others = drawn[:, None] != drawn
+    assert others.sum() < 12 * 11  # some are drawn twice
+    x, y = x[drawn], y[drawn]
+    expected = {
+        "centroid_distance": float((x.mean(dim=0) - y.mean(dim=0)).norm()),
+        "alignment": float((x - y).square().sum(dim=1).mean()),
+        "pair_cosine": float((x * y).sum(dim=1).mean()),
+        "non_pair_cosine": float((x @ y.T)[others].mean()),
+        "cone_image": float((x @ x.T)[others].mean()),
+        "cone_text": float((y @ y.T)[others].mean()),
+    }
+    assert {name: low for name, (low, _) in found.items()} == pytest.approx(expected)
+    assert {name: high for name, (_, high) in found.items()} == pytest.approx(expected)
 
 
-def test_a_collapse_is_no_closed_gap():
-    x, y = clouds()
-    before = whole_gap(x, y)
-    flat = torch.cat([torch.ones(12, 1), torch.zeros(12, 11)], dim=1).double()
-    verdict, checks = gap_verdict(whole_gap(*(F.normalize(f @ flat + 1e-3 * f, dim=1) for f in (x, y))), before)
-    assert verdict == "collapsed"
-    assert "was" in checks["effective_rank"]
+def test_the_ends_of_an_interval_are_quantiles_of_the_resamples():
+    x, y = lopsided(12)
+    every = [bootstrap_gap(x, y, 3, level, seed=2)["alignment"] for level in (0.0, 0.5, 1.0)]
+    generator = torch.Generator().manual_seed(2)
+    pairs = (x - y).square().sum(dim=1)
+    values = sorted(float(pairs[torch.randint(12, (12,), generator=generator)].mean()) for _ in range(3))
+    low, middle, high = values
+    expected = [(middle, middle), ((low + middle) / 2, (middle + high) / 2), (low, high)]
+    assert every == [pytest.approx(ends) for ends in expected]
 
 
 def test_the_command_measures_files_and_draws(tmp_path):
