@@ -3,12 +3,14 @@
 import io
 import os
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from numpy.lib import format as npy
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from gapless.errors import DataError
@@ -60,6 +62,54 @@ def test_sizes_come_from_headers(tmp_path, nothing_large):
         "b.npz": {"image": ((5, 2), "float64"), "note": ((), "<U4")},
         "c.safetensors": {"x": ((2, 3), "float32"), "y": ((4,), "int64")},
     }
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float64", "float32", "float16", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"],
+)
+def test_every_type_of_numpy_is_read_as_it_is(tmp_path, dtype):
+    values = np.array([[0, 1], [1, 1], [1, 0]]).astype(dtype)
+    save_arrays({"a": values}, tmp_path / "a.safetensors")
+    np.savez(tmp_path / "a.npz", a=values)
+    np.save(tmp_path / "a.npy", values)
+    for ending, member in ((".safetensors", "a"), (".npz", "a"), (".npy", "")):
+        (array,) = find_arrays(tmp_path / f"a{ending}").values()
+        assert (array.path.suffix, array.member, array.dtype) == (ending, member, np.dtype(dtype))
+        read, part = array.read(), array.read(np.array([2, 0]))
+        assert read.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(read, values)
+        np.testing.assert_array_equal(part, values[[2, 0]])
+
+
+def test_narrow_floats_are_read_as_float32_and_each_array_by_its_name(tmp_path):
+    save_file({"x": torch.tensor([[1.5, -2.0]]).bfloat16(), "y": torch.tensor([3.0])}, tmp_path / "a.safetensors")
+    arrays = find_arrays(tmp_path / "a.safetensors")
+    assert (arrays["x"].read().tolist(), arrays["y"].read().tolist()) == ([[1.5, -2.0]], [3.0])
+    assert str(arrays["x"].read().dtype) == "float32"
+    np.savez(tmp_path / "b.npz", x=np.eye(2), y=np.ones(3))
+    arrays = find_arrays(tmp_path / "b.npz")
+    assert (arrays["x"].read().tolist(), arrays["y"].read().tolist()) == ([[1, 0], [0, 1]], [1, 1, 1])
+
+
+def test_a_file_that_needs_all_of_the_free_memory_is_read_and_one_byte_more_is_not(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.ones((4, 2), np.float32))
+    (array,) = find_arrays(tmp_path / "a.npy").values()
+    for free, rows, fits in ((32, None, True), (31, None, False), (16, [0, 1], True), (15, [0, 1], False)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        if fits:
+            assert len(array.read(rows)) == len(rows or range(4))
+        else:
+            with pytest.raises(DataError, match=r"a.npy needs 0.0 GiB of memory, 0.0 are free$"):
+                array.read(rows)
+
+
+def test_a_file_without_its_last_byte_is_cut(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((4, 2)))
+    find_arrays(tmp_path / "a.npy")
+    os.truncate(tmp_path / "a.npy", (tmp_path / "a.npy").stat().st_size - 1)
+    with pytest.raises(DataError, match=r"it is cut: its header says \(4, 2\) of float64"):
+        find_arrays(tmp_path / "a.npy")
 
 
 def test_more_than_memory_is_not_read(tmp_path, nothing_large):

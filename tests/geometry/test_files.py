@@ -136,6 +136,54 @@ def test_half_precision_and_other_layouts_are_read(tmp_path):
         np.testing.assert_allclose(features, rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-2)
 
 
+def test_a_part_of_the_rows_is_the_same_of_every_file_in_its_order(tmp_path):
+    rows = np.random.default_rng(2).normal(size=(9, 3))
+    chosen = torch.randperm(9, generator=torch.Generator().manual_seed(4))[:5].sort().values
+    np.savez(tmp_path / "both.npz", image=rows, text=rows[:, ::-1] * 2)
+    whole, _ = load_embeddings(tmp_path / "both.npz", "image")
+    x, y, changed = load_pair(tmp_path / "both.npz", tmp_path / "both.npz", rows=5, seed=4)
+    assert torch.equal(x, whole[chosen])
+    torch.testing.assert_close(y, x.flip(1))
+    assert changed == [str(tmp_path / "both.npz")] * 2
+    assert torch.equal(load_embeddings(saved(tmp_path, rows), rows=5, seed=4)[0], x)
+    assert not torch.equal(load_embeddings(saved(tmp_path, rows), rows=5)[0], x)
+    assert len(load_embeddings(saved(tmp_path, rows), rows=9)[0]) == len(load_embeddings(saved(tmp_path, rows))[0]) == 9
+
+
+def test_the_files_that_were_normalised_are_named_and_no_others(tmp_path):
+    unit = saved(tmp_path, np.eye(6), "unit.npy")
+    longer = saved(tmp_path, 3 * np.eye(6), "longer.npy")
+    nearly = saved(tmp_path, 1.0009 * np.eye(6), "nearly.npy")
+    assert load_sides(unit, longer)[2] == [str(longer)]
+    assert load_sides(longer, unit)[2] == [str(longer)]
+    assert load_sides(unit, nearly)[2] == []
+    assert load_sides(unit, saved(tmp_path, 1.0011 * np.eye(6), "off.npy"))[2] == [str(tmp_path / "off.npy")]
+
+
+def test_sides_of_different_lengths_need_five_rows_each(tmp_path):
+    five, four = saved(tmp_path, np.eye(6)[:5], "five.npy"), saved(tmp_path, np.eye(6)[:4], "four.npy")
+    x, y, _ = load_sides(saved(tmp_path, np.eye(6)), five)
+    assert (len(x), len(y)) == (6, 5)
+    for sides in ((five, four), (four, five)):
+        with pytest.raises(DataError, match="four.npy has 4 rows, gap metrics need at least 5"):
+            load_sides(*sides)
+
+
+@pytest.mark.parametrize("name", ["image", "images", "image_features", "image_embeddings"])
+def test_a_side_is_found_by_any_of_its_names(tmp_path, name):
+    np.savez(tmp_path / "a.npz", **{name: np.eye(5), "text": 2 * np.eye(5)[::-1], "labels": np.arange(5)[::-1]})
+    assert torch.equal(load_embeddings(tmp_path / "a.npz", "image")[0], torch.eye(5))
+    assert torch.equal(load_embeddings(tmp_path / "a.npz", "text")[0], torch.eye(5).flip(0))
+    assert load_labels(tmp_path / "a.npz", 5, 5).tolist() == [4, 3, 2, 1, 0]
+    save_arrays({"queries": np.eye(5)}, tmp_path / "one.safetensors")
+    assert torch.equal(load_embeddings(tmp_path / "one.safetensors", "text")[0], torch.eye(5))
+
+
+def test_the_message_of_a_wrong_label_names_its_row(tmp_path):
+    with pytest.raises(DataError, match="label 7 of row 2 is none of 5 candidates"):
+        load_labels(saved(tmp_path, np.array([0, 4, 7, -1])), 4, 5)
+
+
 def test_labels_of_any_integers(tmp_path):
     assert load_labels(saved(tmp_path, np.array([1, 0, 2], np.uint8)), 3, 3).tolist() == [1, 0, 2]
     for wrong in ([1, 0], [0, 1, 3], [0, -1, 0], [0.0, 1.0, 2.0]):
@@ -149,6 +197,7 @@ def test_the_last_epoch_is_the_largest_number(tmp_path):
         (tmp_path / "embeddings" / f"epoch_{name}.safetensors").touch()
     assert list(kept_epochs(tmp_path)) == [2, 100000]
     assert kept_embeddings(tmp_path).name == "epoch_100000.safetensors"
+    assert kept_embeddings(tmp_path / "both.npz") == tmp_path / "both.npz"
 
 
 def test_a_file_larger_than_memory_gives_a_part_or_one_line(tmp_path, monkeypatch):

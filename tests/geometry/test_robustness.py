@@ -5,12 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from scipy.stats import kstest
+from scipy.stats import t as student_t
 
 from gapless.geometry import close_gap, quantisation_robustness, robustness
 from gapless.geometry.robustness import (
     FAMILIES,
     choice_robustness,
     draw_noise,
+    nearest,
     own_gap,
     quantise,
     quantise_binary,
@@ -97,6 +100,86 @@ def test_noise_has_mean_zero_and_the_variance_asked_for(family):
     assert float(noise.std()) == pytest.approx(0.025, rel=0.02)
 
 
+MOMENTS = {  # largest value in deviations and its tolerance, and kurtosis and its tolerance
+    "gaussian": (5.0, 0.8, 3.0, 0.1),
+    "uniform": (3**0.5, 0.001, 1.8, 0.02),
+    "laplace": (8.5, 1.7, 6.0, 0.4),
+    "rademacher": (1.0, 1e-6, 1.0, 1e-3),
+}
+
+
+@pytest.mark.parametrize("family", MOMENTS)
+def test_noise_has_the_shape_of_its_family(family):
+    noise = draw_noise((400, 500), family, 0.5, torch.Generator().manual_seed(1)).double() / 0.5
+    largest, largest_error, kurtosis, kurtosis_error = MOMENTS[family]
+    for side in (noise.max(), -noise.min()):
+        assert float(side) == pytest.approx(largest, abs=largest_error)
+    assert float(noise.pow(4).mean()) == pytest.approx(kurtosis, abs=kurtosis_error)
+    state = torch.get_rng_state()
+    draws = [draw_noise((3, 2), family, 0.5, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_student_noise_has_five_degrees_of_freedom():
+    noise = draw_noise((400, 500), "student", 1.0, torch.Generator().manual_seed(1)).flatten().numpy()
+    scaled = noise * (5 / 3) ** 0.5  # of variance 1
+    assert kstest(scaled, student_t(5).cdf).statistic < 0.004
+    assert FAMILIES == ("gaussian", "uniform", "laplace", "rademacher", "student")
+
+
+def test_one_draw_has_no_error_and_every_draw_is_reported():
+    x, y, _ = clouds(20, 5, 8)
+    reported = []
+    found = robustness(x, y, torch.zeros(8), (0.0, 1.0), 0.1, 1, progress=reported.append)
+    assert (found.robustness_error, found.alphas, reported) == ((0.0, 0.0), (0.0, 1.0), [1])
+    assert (found.accuracy, found.noisy_accuracy) == ((), ())
+    robustness(x, y, torch.zeros(8), (0.0,), 0.1, 3, progress=reported.append)
+    assert reported == [1, 1, 2, 3]
+
+
+def test_noise_of_another_family_or_seed_is_another_curve():
+    x, y, _ = clouds(60, 20, 16, 0.0)
+    settings = [{}, {"family": "student"}, {"seed": 1}, {"sigma": 0.1}]
+    curves = [robustness(x, y, torch.zeros(16), (0.0,), **{"sigma": 0.2, "draws": 4} | s).robustness for s in settings]
+    assert len(set(curves)) == 4
+
+
+def test_the_nearest_of_equals_is_the_first_in_any_number_of_strips(monkeypatch):
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    candidates = torch.tensor([[0.0, 0.9], [0.9, 0.0], [0.0, 0.9], [0.9, 0.0], [9.0, 0.0]])
+    assert nearest(x, candidates).tolist() == [1, 0, 1]  # by distance; the longest has the largest product
+    assert nearest(x, candidates, "cosine").tolist() == [1, 0, 1]
+    assert nearest(x, torch.tensor([[0.6, 0.8], [3.0, 3.9]]), "cosine").tolist() == [1, 0, 1]
+    whole = robustness(*clouds(20, 5, 8)[:2], torch.ones(8), (0.0, 0.5), 0.2, 3)
+    monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 15)
+    assert nearest(x, candidates).tolist() == [1, 0, 1]
+    assert robustness(*clouds(20, 5, 8)[:2], torch.ones(8), (0.0, 0.5), 0.2, 3) == whole
+
+
+def test_a_question_whose_choices_differ_in_rounding_alone_moves_by_the_whole_gap():
+    same = torch.tensor([0.6, 0.8, 0.0]).expand(1, 4, 3)
+    gap = torch.tensor([0.1, 0.2, 0.3])
+    torch.testing.assert_close(own_gap(same, gap), gap.view(1, 1, 3))
+    tiny = same + torch.tensor([1e-9, 0, 0, 0]).view(1, 4, 1) * torch.eye(3)[0]
+    real = torch.tensor([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    torch.testing.assert_close(own_gap(torch.cat([tiny, tiny]), gap)[1, 0], gap)
+    torch.testing.assert_close(own_gap(real, gap), torch.tensor([0.1, 0.25, 0.25]).view(1, 1, 3))
+
+
+def test_quantising_moves_the_candidates_first_and_the_queries_alone():
+    queries = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    candidates, gap, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([2.0, 0.0]), torch.tensor([0, 0])
+    found = quantisation_robustness(queries, candidates, gap, lambda f: f.clamp(max=1.0).round(), (0.0, 1.0), labels)
+    # Moved by (2, 0) the first candidate becomes (3, 0), cut to (1, 0), and the second (2, 1), cut to (1, 1).
+    assert found.accuracy == (0.5, 0.0)
+    assert found.noisy_accuracy == (0.5, 0.5)
+    assert found.robustness == (1.0, 0.5)
+    assert found.robustness_error == (0.0, 0.0)
+    assert quantisation_robustness(queries, candidates, gap, torch.sign, (0.5,)).alphas == (0.5,)
+
+
 def test_quantising_twice_changes_nothing_and_levels_are_centres():
     values = torch.tensor([-9.0, -3.0, -0.01, 0.01, 2.99, 9.0])
     assert quantise(values, 6).tolist() == pytest.approx([-2.5, -2.5, -0.5, 0.5, 2.5, 2.5])
@@ -105,6 +188,10 @@ def test_quantising_twice_changes_nothing_and_levels_are_centres():
         assert torch.equal(quantise(quantise(x, levels), levels), quantise(x, levels))
         assert (quantise(x.clamp(-2.9, 2.9), levels) - x.clamp(-2.9, 2.9)).abs().max() <= 3 / levels + 1e-6
     torch.testing.assert_close(quantise_int8(quantise_int8(x, 4.0), 4.0), quantise_int8(x, 4.0))
+    assert quantise_int8(torch.tensor([5.0, -5.0, 1.0, -1.02]), 2.0).tolist() == pytest.approx(
+        [2, -2, 64 * 2 / 127, -65 * 2 / 127]
+    )
+    assert quantise_binary(torch.tensor([0.0, -0.1, 0.2])).tolist() == [1, -1, 1]
 
 
 def test_fine_levels_change_no_neighbour_and_coarse_ones_some():

@@ -140,6 +140,32 @@ def test_pairs_that_find_each_other_and_the_softmax_matching():
     )
 
 
+def test_neighbours_are_those_of_any_number_of_strips(monkeypatch):
+    x = F.normalize(normal(41, 5), dim=1).float()
+    y = F.normalize(x + 0.4 * normal(41, 5, 1), dim=1).float()
+    found = [(mixing(x, y), pair_neighbours(x, y, 0.1), mutual_knn(x, y, 3)) for _ in range(2)]
+    monkeypatch.setattr("gapless.losses.strips.STRIP_ELEMENTS", 5 * 41)
+    strips = mixing(x, y), pair_neighbours(x, y, 0.1), mutual_knn(x, y, 3)
+    for one, other in zip(found[0], strips, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+
+
+def test_neighbours_by_hand():
+    # On a circle: each image beside its text but the third, whose text lies beside the first image.
+    def at(*degrees):
+        angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+    x, y = at(0, 90, 180, 270), at(10, 94, -5, 268)
+    assert pair_neighbours(x, y)["relative_alignment"] == pytest.approx(0.5)  # the first text is no longer nearest
+    assert mixing(x, y, (1, 99)) == pytest.approx({"mixing@1": 0.375, "mixing@99": 0.5})
+    images = [{1, 3}, {0, 2}, {1, 3}, {0, 2}]
+    texts = [{1, 2}, {0, 2}, {0, 3}, {0, 2}]
+    shared = sum(len(a & b) for a, b in zip(images, texts, strict=True))
+    assert mutual_knn(x, y, 2) == pytest.approx(shared / 8)
+    assert mutual_knn(x, y, 10) == 1  # of three others
+
+
 def test_shapes_are_compared_without_their_offset():
     x = normal(300, 10)
     rotation = torch.linalg.qr(normal(10, 10, 1)).Q
