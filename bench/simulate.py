@@ -7,7 +7,7 @@ import time
 
 from measure import save
 
-from gapless.reproduce.bug_or_feature.simulations import SIMULATIONS
+from gapless.reproduce.simulations import SIMULATIONS
 
 if __name__ == "__main__":
     results = {}

@@ -33,7 +33,7 @@ def run_doctor(arguments: Any) -> None:
     checks = examine(config_of(arguments, Config))
     for check in checks:
         outcome = "[red]fails[/]" if check.error else "[green]ok[/]"
-        table.add_row(terminal(check.name), outcome, terminal(check.told))
+        table.add_row(terminal(check.name), outcome, terminal(check.result))
     Console().print(table)
     failed = [check.error for check in checks if check.error]
     if failed:

@@ -159,8 +159,8 @@ def _load_raw(checkpoint: Path, parameters: Mapping[str, Tensor]) -> None:
             parameters[name].copy_(_like(tensor, parameters[name]))
 
 
-def _refuse_others(path: Path, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    odd = sorted(set(found) ^ set(expected))
+def _refuse_others(path: Path, stored: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    odd = sorted(set(stored) ^ set(expected))
     if odd:
         raise DataError(f"{path} does not fit the model: {odd[0]} is in one of them only")
 

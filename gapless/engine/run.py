@@ -170,14 +170,14 @@ def build_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     refuse_fsdp1(accelerator)
     check_joined(accelerator.num_processes)
     if accelerator.is_main_process:
-        said = "accelerate" if config.train.precision == "auto" else "train.precision"
+        source = "accelerate" if config.train.precision == "auto" else "train.precision"
         logger.info(
             "%d process(es) on %s, %s, precision %s (from %s)%s",
             accelerator.num_processes,
             accelerator.device,
             accelerator.distributed_type.value,
             accelerator.mixed_precision.replace("no", "fp32"),
-            said,
+            source,
             f", compiled by {compiled()} (from accelerate)" if compiled() else "",
         )
     return accelerator

@@ -150,11 +150,11 @@ def _temperature_rules(clip: ClipModel, softplus: bool) -> Iterator[None]:
 def _remove_gap(config: Config, model: TwinModel, tokenizer: Tokenizer) -> None:
     """Move the second tower's features onto the first's, as fitted on training pairs."""
     few = with_changes(config, data={"train_samples": min(config.data.train_samples or GAP_PAIRS, GAP_PAIRS)})
-    found = embed_pairs(model, build_pair_evaluation(few, model, tokenizer, "train").data)
+    pairs = embed_pairs(model, build_pair_evaluation(few, model, tokenizer, "train").data)
     how = config.model.initial_gap
     assert how != "keep"
-    model.remove_gap(found.image, found.text, how)
-    logger.info("initial gap removed (%s, fitted on %d training pairs)", how, len(found.image))
+    model.remove_gap(pairs.image, pairs.text, how)
+    logger.info("initial gap removed (%s, fitted on %d training pairs)", how, len(pairs.image))
 
 
 def _keep_embeddings(folder: Path, evaluation: PairEvaluation, epoch: int) -> None:
@@ -239,8 +239,8 @@ def export_checkpoint(run: Path, name: str, output: Path) -> Path:
     """
     checkpoint = find_checkpoint(run / CHECKPOINTS, name)
     if checkpoint is None:
-        found = sorted(p.name for p in (run / CHECKPOINTS).glob("*") if p.exists()) if run.is_dir() else []
-        raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found) or 'none'})")
+        names = sorted(p.name for p in (run / CHECKPOINTS).glob("*") if p.exists()) if run.is_dir() else []
+        raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(names) or 'none'})")
     model, tokenizer = load_export(checkpoint)
     save_export(model, tokenizer, output, model.clip.state_dict())
     return checkpoint

@@ -28,7 +28,7 @@ class Check:
     """The outcome of one check."""
 
     name: str
-    told: str
+    result: str
     error: GaplessError | None = None
 
 
@@ -105,10 +105,10 @@ def _pairs(config: Config, split: str) -> str:
 
 def _training_data(config: Config, model: ClipModel, tokenize: CaptionTokenizer, place: Place) -> str:
     data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place, config.model.towers)
-    told = f"{data.num_samples} pairs, {data.steps_per_epoch} steps an epoch; {_first_batch(data.batches(0, 1))}"
+    result = f"{data.num_samples} pairs, {data.steps_per_epoch} steps an epoch; {_first_batch(data.batches(0, 1))}"
     if isinstance(data, StreamTrainData):
-        told += f"; {len(data.stream.shards)} shards for {place.world} process(es) with {config.data.workers} workers"
-    return told
+        result += f"; {len(data.stream.shards)} shards for {place.world} process(es) with {config.data.workers} workers"
+    return result
 
 
 def _validation_data(config: Config, model: ClipModel, tokenizer: Tokenizer) -> str:
@@ -121,10 +121,10 @@ def _first_batch(batches: Iterable[Batch]) -> str:
     left_out = f"{len(batch.bad)} left out, first {batch.bad[0].key}: {batch.bad[0].detail}" if batch.bad else ""
     if not len(batch.first):
         raise DataError(f"data: the first batch has no usable pair; {left_out}")
-    told = f"first batch: {_sides(batch.first)} and {_sides(batch.second)}"
+    result = f"first batch: {_sides(batch.first)} and {_sides(batch.second)}"
     number = batch.converted.get(LONG_CAPTION)
     cut = f"{number} captions are longer than the context and are cut, first: {batch.first_cut}" if number else ""
-    return "; ".join(part for part in (told, left_out, cut) if part)
+    return "; ".join(part for part in (result, left_out, cut) if part)
 
 
 def _sides(rows: Tensor) -> str:
@@ -140,7 +140,7 @@ def _disk(config: Config, model: ClipModel) -> str:
     needed = sum(p.numel() for p in model.parameters()) * 4 * copies * (config.checkpoint.keep_last + 2)
     folder = run_folder(config).absolute()
     free = shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
-    told = f"checkpoints need up to {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free"
+    result = f"checkpoints need up to {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free"
     if needed > free:
-        raise DataError(f"output: {told}")
-    return told
+        raise DataError(f"output: {result}")
+    return result

@@ -64,7 +64,7 @@ def doctors(monkeypatch, tmp_path):
 
 
 def told(checks):
-    return {name: check.told for name, check in checks.items()}
+    return {name: check.result for name, check in checks.items()}
 
 
 def test_every_check_says_what_it_saw(doctors, monkeypatch):
@@ -102,7 +102,7 @@ def test_the_first_training_batch_is_looked_at(doctors):
 
 def test_locked_towers_and_other_sizes_are_told(doctors):
     checks, _ = doctors(model={"name": "custom", "architecture": TINY, "lock_text": True})
-    assert "1.6 M parameters, 0.0 M trained" in checks["model"].told
+    assert "1.6 M parameters, 0.0 M trained" in checks["model"].result
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_the_disk_must_hold_the_checkpoints(doctors, monkeypatch, changes, copie
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1000))
     checks, _ = doctors(**changes)
     assert isinstance(checks["disk"].error, DataError)
-    number = float(checks["disk"].told.split()[5])
-    assert checks["disk"].told == f"output: checkpoints need up to {number:.2f} GB, 0.0 GB are free"
+    number = float(checks["disk"].result.split()[5])
+    assert checks["disk"].result == f"output: checkpoints need up to {number:.2f} GB, 0.0 GB are free"
     assert number == pytest.approx(1_620_000 * 4 * copies / 1e9, rel=0.1)
 
 
@@ -135,28 +135,30 @@ def test_the_disk_must_hold_the_checkpoints(doctors, monkeypatch, changes, copie
 )
 def test_what_is_odd_in_the_first_batch_is_told(doctors, first, expected):
     checks, _ = doctors(Data(first))
-    assert checks["training data"].told.endswith("tokens" + expected)
+    assert checks["training data"].result.endswith("tokens" + expected)
 
 
 def test_a_first_batch_without_a_pair_is_an_error(doctors):
     checks, _ = doctors(Data(batch(0, [BadSample("b.png", "truncated", "ends at 7")])))
     assert isinstance(checks["training data"].error, DataError)
     message = "data: the first batch has no usable pair; 1 left out, first b.png: ends at 7"
-    assert checks["training data"].told == message
+    assert checks["training data"].result == message
     assert checks["validation data"].error is None
 
 
 def test_texts_on_both_sides_are_called_so(doctors):
     checks, _ = doctors(Data(batch(first=torch.zeros(4, 9, dtype=torch.long))))
-    assert "first batch: 4 captions of up to 9 tokens and 4 captions of up to 7 tokens" in checks["training data"].told
+    assert (
+        "first batch: 4 captions of up to 9 tokens and 4 captions of up to 7 tokens" in checks["training data"].result
+    )
 
 
 def test_streams_tell_their_shards_and_have_no_size(doctors):
     stream = StreamTrainData(SimpleNamespace(shards=range(6)), 70, 7, 2)
     stream.batches = lambda start, stop: iter([batch()])
     checks, _ = doctors(stream, Data(batch(), -1), data={"workers": 3})
-    assert checks["training data"].told.endswith("; 6 shards for 1 process(es) with 3 workers")
-    assert checks["validation data"].told.startswith("a stream of pairs; first batch")
+    assert checks["training data"].result.endswith("; 6 shards for 1 process(es) with 3 workers")
+    assert checks["validation data"].result.startswith("a stream of pairs; first batch")
 
 
 def test_a_check_that_fails_does_not_stop_the_others(doctors):
@@ -170,28 +172,28 @@ def test_a_check_that_fails_does_not_stop_the_others(doctors):
         "model",
     }
     assert all(isinstance(check.error, ConfigError) for check in checks.values() if check.error)
-    assert str(checks["trackers"].error) == checks["trackers"].told
-    assert checks["training data"].told == "9 pairs, none decoded without the model"
-    assert checks["validation data"].told == "4 pairs, none decoded without the model"
+    assert str(checks["trackers"].error) == checks["trackers"].result
+    assert checks["training data"].result == "9 pairs, none decoded without the model"
+    assert checks["validation data"].result == "4 pairs, none decoded without the model"
     assert "disk" not in checks
 
 
 def test_without_a_model_or_devices_the_pairs_are_counted(doctors, monkeypatch):
     checks, calls = doctors(model={"name": "ViT-B-33"})
     assert isinstance(checks["model"].error, ConfigError)
-    assert checks["training data"].told == "9 pairs, none decoded without the model"
+    assert checks["training data"].result == "9 pairs, none decoded without the model"
     assert calls["train"] == calls["val"] == (calls["config"].data, 6)
     streamed = {"source": "shards", "path": "https://x/{0..3}.tar", "val_path": "/v"}
     checks, _ = doctors(model={"name": "ViT-B-33"}, data=streamed)
-    assert checks["training data"].told == "streamed shards, not read without the model"
+    assert checks["training data"].result == "streamed shards, not read without the model"
 
     def fails(config, folder):
         raise ConfigError("fsdp_version: 1")
 
     monkeypatch.setattr(doctor, "build_accelerator", fails)
     checks, _ = doctors()
-    assert (checks["devices"].told, type(checks["devices"].error)) == ("fsdp_version: 1", ConfigError)
-    assert checks["training data"].told == "9 pairs, none decoded without the model"
+    assert (checks["devices"].result, type(checks["devices"].error)) == ("fsdp_version: 1", ConfigError)
+    assert checks["training data"].result == "9 pairs, none decoded without the model"
     assert "model" not in checks
 
 
@@ -206,11 +208,11 @@ def test_devices_are_built_without_trackers(doctors, monkeypatch):
     assert config.tracking.to == []
     assert config.train is calls["config"].train
     assert folder == doctor.run_folder(calls["config"])
-    assert checks["trackers"].told == "metrics.jsonl, tensorboard"
-    assert checks["devices"].told == "1 process(es) on CPU, precision bf16"
+    assert checks["trackers"].result == "metrics.jsonl, tensorboard"
+    assert checks["devices"].result == "1 process(es) on CPU, precision bf16"
 
 
 def test_statistics_that_would_be_divided_are_refused(doctors):
     resnet = TINY | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}}
     checks, _ = doctors(model={"name": "custom", "architecture": resnet}, train={"micro_batch_size": 3})
-    assert checks["model"].told.startswith("train.micro_batch_size: 3 does not work with batch normalisation")
+    assert checks["model"].result.startswith("train.micro_batch_size: 3 does not work with batch normalisation")

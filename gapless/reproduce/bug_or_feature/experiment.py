@@ -25,7 +25,8 @@ from gapless.report import Cell, Table, load_run, write_report
 from gapless.report.escaping import terminal
 from gapless.report.figures import draw_panels
 from gapless.report.panels import Panel, Series
-from gapless.reproduce.bug_or_feature.simulations import SIMULATIONS, Simulated
+from gapless.reproduce.simulated import Simulated
+from gapless.reproduce.simulations import SIMULATIONS
 from gapless.run_folder import write_text
 from gapless.train import run_training
 

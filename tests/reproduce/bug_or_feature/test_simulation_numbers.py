@@ -3,16 +3,9 @@
 import pytest
 import torch
 
-from gapless.reproduce.bug_or_feature.simulations import (
-    SIMULATIONS,
-    ablation,
-    clusters,
-    descend,
-    mlp_collapse,
-    orthogonality,
-    stable_region,
-    two_spans,
-)
+from gapless.reproduce.bug_or_feature.simulations import ablation, clusters, descend, orthogonality
+from gapless.reproduce.connect_collapse_corrupt.simulations import mlp_collapse, stable_region, two_spans
+from gapless.reproduce.simulations import SIMULATIONS
 
 
 def close(values, tolerance=1e-3):

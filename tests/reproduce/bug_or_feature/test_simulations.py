@@ -4,16 +4,9 @@ import math
 import pytest
 import torch
 
-from gapless.reproduce.bug_or_feature.simulations import (
-    SIMULATIONS,
-    ablation,
-    clusters,
-    descend,
-    mlp_collapse,
-    softmax_sums,
-    stable_region,
-    two_spans,
-)
+from gapless.reproduce.bug_or_feature.simulations import ablation, clusters, descend, softmax_sums
+from gapless.reproduce.connect_collapse_corrupt.simulations import mlp_collapse, stable_region, two_spans
+from gapless.reproduce.simulations import SIMULATIONS
 from tests.runs import run
 
 

@@ -16,7 +16,7 @@ from gapless.geometry.robustness import Robustness
 from gapless.report import Cell, Table
 from gapless.report.panels import Panel, Series
 from gapless.reproduce.bug_or_feature import experiment
-from gapless.reproduce.bug_or_feature.simulations import Simulated
+from gapless.reproduce.simulated import Simulated
 
 
 def cloud(n=12, seed=0):
