@@ -37,7 +37,7 @@ def add_embed(parser: ArgumentParser) -> None:
 
 def unused_by_embed(arguments: Any) -> dict[str, str]:
     """Keys of the data that only training looks at."""
-    from gapless.eval.plan import OF_BATCHES
+    from gapless.eval.datasets import OF_BATCHES
 
     used = ("source", "allow_pipe", "workers", "max_bad_fraction")
     return {f"data.{key}": "only training uses it" for key in OF_BATCHES if key not in used}

@@ -56,7 +56,7 @@ def unused_by_eval(arguments: Any) -> dict[str, str]:
         keys = set(vars(arguments)) - {"compare", "config"}
         return dict.fromkeys(sorted(keys), "compare shows results that are there, and scores nothing")
     if "pairs" in arguments.datasets:
-        from gapless.eval.plan import OF_BATCHES
+        from gapless.eval.datasets import OF_BATCHES
 
         idle = {f"data.{key}": "no evaluation uses it" for key in OF_BATCHES if key not in ("source", "allow_pipe")}
     else:

@@ -1,6 +1,8 @@
 """Arithmetic on embeddings as an evaluation: SIMAT's own data, and the emoji."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,32 +20,29 @@ from gapless.eval.suite import Suite
 HEADS = ("image.weight", "image.bias", "text.weight", "text.bias")
 
 
-def evaluate_simat(
-    suite: Suite, folder: Path, lambdas: Sequence[float] = (1.0,), domain: Domain = "dev", heads: Path | None = None
-) -> Result:
+@dataclass(frozen=True)
+class WordEdits:
+    """Pictures, and changes of a word that lead from one to another."""
+
+    name: str
+    paths: Sequence[Path]
+    """Pictures by dataset_id."""
+    transfos: Table
+    triplets: Table
+    oracle: Callable[[], Tensor]
+    """Gives the similarity of every picture to every caption."""
+    domain: Domain
+    heads: Path | None = None
+    """safetensors with image.weight, image.bias, text.weight and text.bias, applied to the embeddings."""
+
+
+def open_simat(folder: Path, domain: Domain = "dev", heads: Path | None = None) -> WordEdits:
     """SIMAT in its official layout.
 
     Args:
-        suite: the model.
         folder: with simat_db/triplets.csv, transfos.csv, oscar_similarity_matrix.pt, images/images/REGION.png.
-        lambdas: strengths of the edit.
         domain: dev or test.
-        heads: safetensors with image.weight, image.bias, text.weight and text.bias, applied to the embeddings.
-
-    Raises:
-        DataError: missing or malformed files, or heads of another dimension.
-    """
-    base, paths = open_simat(folder)
-    oracle = load_oracle(base / "oscar_similarity_matrix.pt")
-    tables = base / "transfos.csv", base / "triplets.csv"
-    found = _score(suite, "simat", paths, *tables, oracle, lambdas, domain, heads)
-    if heads is not None:
-        found.settings["heads"] = f"{heads.stem} {file_hash(heads)}"
-    return found
-
-
-def open_simat(folder: Path) -> tuple[Path, list[Path]]:
-    """Where SIMAT's tables lie, and its pictures in their order.
+        heads: see :class:`WordEdits`.
 
     Raises:
         DataError: missing or malformed files.
@@ -52,43 +51,47 @@ def open_simat(folder: Path) -> tuple[Path, list[Path]]:
     where = read_columns(base / "triplets.csv", ("region_id", "dataset_id"), "triplets")
     ordered = sorted(zip(map(int, where["dataset_id"]), where["region_id"], strict=True))
     paths = [base / "images" / "images" / f"{region}.png" for _, region in ordered]
-    needed = [*paths, base / "transfos.csv", base / "oscar_similarity_matrix.pt"]
+    transfos, oracle = base / "transfos.csv", base / "oscar_similarity_matrix.pt"
+    needed = [*paths, transfos, oracle]
     missing = [p for p in needed if not p.is_file()]
     if missing:
         raise DataError(f"SIMAT: looked for {missing[0]}, it is not there ({len(missing)} of {len(needed)} missing)")
-    return base, paths
+    return WordEdits("simat", paths, transfos, base / "triplets.csv", partial(load_oracle, oracle), domain, heads)
 
 
-def evaluate_emoji_arithmetic(suite: Suite, lambdas: Sequence[float] = (1.0,), domain: Domain = "test") -> Result:
-    """SIMAT's score on changes of gender, skin tone and hair, among all emoji."""
+def emoji_word_edits(domain: Domain = "test") -> WordEdits:
+    """Changes of gender, skin tone and hair, among all emoji."""
     edits = emoji_edits()
-    oracle = torch.eye(len(edits.paths))
-    return _score(suite, "emoji", edits.paths, edits.transfos, edits.triplets, oracle, lambdas, domain, None)
+    oracle = partial(torch.eye, len(edits.paths))
+    return WordEdits("emoji", edits.paths, edits.transfos, edits.triplets, oracle, domain)
 
 
-def _score(
-    suite: Suite,
-    name: str,
-    paths: Sequence[Path],
-    transfos: Table,
-    triplets: Table,
-    oracle: Tensor,
-    lambdas: Sequence[float],
-    domain: Domain,
-    heads: Path | None,
-) -> Result:
-    edits = load_edits(transfos, triplets, domain)
-    images = suite.images(paths, f"{name} arithmetic")
+def evaluate_arithmetic(suite: Suite, data: WordEdits, lambdas: Sequence[float] = (1.0,)) -> Result:
+    """SIMAT's score.
+
+    Args:
+        suite: the model.
+        data: pictures and edits.
+        lambdas: strengths of the edit.
+
+    Raises:
+        DataError: malformed files, pictures that cannot be read, or heads of another dimension.
+    """
+    edits = load_edits(data.transfos, data.triplets, data.domain)
+    images = suite.images(data.paths, f"{data.name} arithmetic")
     if images.bad:
-        raise DataError(f"{name}: {images.bad[0].key} cannot be used ({images.bad[0].detail})")
+        raise DataError(f"{data.name}: {images.bad[0].key} cannot be used ({images.bad[0].detail})")
     words = suite.words(edits.value + edits.target)
     features = images.features
-    if heads is not None:
-        features, words = _through_heads(heads, features, words)
-    scores = simat_score(features, words, transfos, triplets, oracle, lambdas, domain)
+    if data.heads is not None:
+        features, words = _through_heads(data.heads, features, words)
+    scores = simat_score(features, words, data.transfos, data.triplets, data.oracle(), lambdas, data.domain)
     metrics = {f"simat_score@{strength:g}": score for strength, score in scores.items()}
     metrics["num_edits"] = float(len(edits.query))
-    return suite.result(f"{name}_{domain}", "embedding_arithmetic", metrics, images)
+    result = suite.result(f"{data.name}_{data.domain}", "embedding_arithmetic", metrics, images)
+    if data.heads is not None:
+        result.settings["heads"] = f"{data.heads.stem} {file_hash(data.heads)}"
+    return result
 
 
 def _through_heads(path: Path, images: Tensor, words: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

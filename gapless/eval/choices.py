@@ -36,7 +36,7 @@ def embed_questions(
     return images, usable, images.features[[row[q.image] for q in usable]], choices
 
 
-def evaluate_vqa(suite: Suite, questions: Sequence[Question], name: str = "aokvqa") -> Result:
+def evaluate_vqa(suite: Suite, questions: Sequence[Question], name: str) -> Result:
     """Share of questions whose right answer is the choice nearest to the image."""
     images, usable, queries, choices = embed_questions(suite, questions, name)
     hits = nearest_choice(queries, choices) == torch.tensor([q.correct for q in usable])

@@ -1,54 +1,52 @@
-"""The data sets that a model can be scored on, by name: how each is opened, and what is scored on it.
+"""What a model is scored on: a record for each data set, which opens it.
 
-A data set is a function that opens it and a record in :data:`DATASETS`. What is missing is an error when it is opened,
-before anything is scored.
+Everything that is missing is an error when a data set is opened, before anything is scored.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gapless.config import DataConfig, EvalPlan, load_config
-from gapless.data import PairSource, build_source
+from gapless.config import DataConfig, EvalPlan, flatten, load_config
+from gapless.data import build_source
 from gapless.data.benchmark import RETRIEVAL_SETS, place_of, read_retrieval, shard_paths, shards_type
 from gapless.data.emoji import emoji_classes
 from gapless.data.labelled import build_labelled
 from gapless.data.pairs import FileSource
-from gapless.data.questions import Question, Selection, load_aokvqa, load_sugarcrepe, load_winoground
+from gapless.data.questions import load_aokvqa, load_sugarcrepe, load_winoground
 from gapless.data.shards import ShardSource
 from gapless.errors import ConfigError, DataError
-from gapless.eval.arithmetic import evaluate_emoji_arithmetic, evaluate_simat, open_simat
-from gapless.eval.choices import evaluate_selection, evaluate_vqa
+from gapless.eval.arithmetic import emoji_word_edits, open_simat
 from gapless.eval.metrics.simat import Domain
-from gapless.eval.noise import choice_noise
-from gapless.eval.pairs import PairEvaluation, build_pair_evaluation
-from gapless.eval.plan import absolute, pairs_place, pairs_settings, with_settings
-from gapless.eval.results import Result
-from gapless.eval.suite import Suite
-from gapless.eval.tasks import CLASS_TASKS, PAIR_TASKS, Classes, Pairs, run_tasks
+from gapless.eval.pairs import build_pair_evaluation
+from gapless.eval.tasks import Classes, Data, Pairs, Questions, Selections, Validation
+from gapless.models import LoadedModel
 from gapless.run_folder import CONFIG_FILE
 
-Scores = Callable[[Suite], Iterator[Result]]
-"""Scores a model at one data set, which was opened before: results one by one, as soon as they are there."""
+PLACES = ("path", "val_path", "karpathy")
+"""Keys of the data that say where they lie."""
+OF_BATCHES = (
+    *("source", "captions", "val_captions", "batch_size", "drop_last", "workers", "cache_images", "shuffle_window"),
+    *("shuffle_buffer", "epoch_size", "augmentation", "max_pixels", "max_bad_fraction", "timeout", "allow_pipe"),
+)
+"""Keys of the data that do not decide which pairs there are; the source is the name of the data set."""
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What a data set is opened with."""
+class Asked:
+    """What is opened, and for whom."""
 
     name: str
     plan: EvalPlan
+    loaded: LoadedModel
     run: Path | None
-    """Folder of the model's run, for its own validation set."""
-    suite: Suite
+    """Folder of the model's run."""
 
     @property
     def split(self) -> str:
-        """The one to score, test if the plan names none."""
+        """The split that the plan names, or test."""
         return self.plan.split or "test"
 
     @property
@@ -56,173 +54,142 @@ class Opening:
         """Where the data set lies.
 
         Raises:
-            ConfigError: the plan has no root.
+            ConfigError: the plan does not say.
         """
         if self.plan.root is None:
             raise ConfigError(f"root: {self.name} needs the folder where it lies, for example /data/{{dataset}}")
         return place_of(self.plan.root, self.name)
 
-    def placed(self, scores: Scores, split: str = "", default: str = "") -> Scores:
-        """The same scores, each with the folder of its data and the split that it is of, if there are several."""
-        return _placed(scores, absolute(str(self.folder)), split, default)
 
-    def classes(self) -> Classes:
-        """As images with classes, with the train split if a probe is fitted."""
-        plan = self.plan
-        data = build_labelled(self.name, plan.root, self.split, plan.download, plan.prompts)
-        has_probe = "linear_probe" in plan.tasks
-        return Classes(plan, data, build_labelled(self.name, plan.root, "train", plan.download) if has_probe else None)
+@dataclass(frozen=True)
+class Part:
+    """Data of one kind, and what results say of them."""
 
-
-def open_dataset(opening: Opening) -> Scores:
-    """Open a data set of :data:`DATASETS`, or one with classes that torchvision or clip_benchmark reads.
-
-    Raises:
-        ConfigError: an unknown name, or no root where one is needed.
-        DataError: files that are missing or malformed.
-    """
-    family = next((key for key in DATASETS if key[-1] in "/_" and opening.name.startswith(key)), "")
-    return DATASETS.get(opening.name, DATASETS.get(family, _labelled))(opening)
+    data: Data
+    place: str = ""
+    """Where they lie; empty for embedded data."""
+    split: str = ""
+    """Empty where there is one only."""
+    default: str = "test"
+    """The split that is no setting."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Which of the data they are, where that is not the default."""
 
 
-def _placed(
-    scores: Scores, place: str, split: str, default: str = "test", settings: Mapping[str, Any] | None = None
-) -> Scores:
-    def placed(suite: Suite) -> Iterator[Result]:
-        for result in scores(suite):
-            result.data, result.settings = place, result.settings | dict(settings or {})
-            yield _of_split(result, split, default) if split else result
+@dataclass(frozen=True)
+class DataSet:
+    """A record of the table."""
 
-    return placed
-
-
-def _of_split(result: Result, split: str, default: str) -> Result:
-    """The result with its split, which is a setting where it is not the default."""
-    result.split = split
-    if split != default:
-        result.settings["split"] = split
-    return result
+    open: Callable[[Asked], list[Part]]
+    """Opens it as parts, which are scored one after the other."""
+    splits: tuple[str, ...] | None = None
+    """Those that there are; empty if there is nothing to choose, None if the files decide."""
 
 
-def _emoji(opening: Opening) -> Scores:
-    """The pairs of the embedded emoji, their classes, and arithmetic."""
-    source = build_source(DataConfig(), opening.split)
-    classes = [Opening(name, opening.plan, None, opening.suite).classes() for name in emoji_classes()]
-    plan, split = opening.plan, opening.split
-
-    def scores(suite: Suite) -> Iterator[Result]:
-        embedded = suite.embed("emoji", source, plan.captions)
-        groups = emoji_classes()["emoji_group"].labels
-        labels = torch.tensor([groups.get(key, -1) for key in embedded.keys])
-        results = [run_tasks(PAIR_TASKS, Pairs(plan, "emoji", embedded, labels), suite)]
-        results += [run_tasks(CLASS_TASKS, each, suite) for each in classes]
-        for several in results:
-            for result in several:
-                yield _of_split(result, split, "test")
-        if "arithmetic" in plan.tasks:
-            domain: Domain = "test" if split == "test" else "dev"
-            result = evaluate_emoji_arithmetic(suite, plan.lambdas, domain)
-            yield _of_split(
-                with_settings(result, plan, "lambdas"), domain, domain
-            )  # its data set is named by the split
-
-    return scores
+def _emoji(asked: Asked) -> list[Part]:
+    split, plan = asked.split, asked.plan
+    groups = emoji_classes()["emoji_group"].labels
+    pairs = Pairs("emoji", build_source(DataConfig(), split), plan.captions, groups)
+    parts = [Part(pairs, split=split), *(Part(_classes(asked, name), split=split) for name in emoji_classes())]
+    if "arithmetic" in plan.tasks:
+        domain: Domain = "test" if split == "test" else "dev"
+        parts.append(Part(emoji_word_edits(domain), split=domain, default=domain))  # the name says which
+    return parts
 
 
-def _own(opening: Opening) -> Scores:
-    """The very evaluation that the model's run did while it trained."""
-    if opening.run is None or not (opening.run / CONFIG_FILE).is_file():
-        raise DataError("datasets: val needs a run's folder with its config.yaml")
-    loaded = opening.suite.loaded
-    return partial(
-        _score_own, build_pair_evaluation(load_config(opening.run / CONFIG_FILE), loaded.model, loaded.tokenizer)
-    )
+def _validation(asked: Asked) -> list[Part]:
+    if asked.run is None or not (asked.run / CONFIG_FILE).is_file():
+        raise DataError(f"datasets: val needs a run's folder with its {CONFIG_FILE}")
+    config = load_config(asked.run / CONFIG_FILE)
+    return [Part(Validation(build_pair_evaluation(config, asked.loaded.model, asked.loaded.tokenizer)))]
 
 
-def _score_own(evaluation: PairEvaluation, suite: Suite) -> Iterator[Result]:
-    scores = evaluation.run(suite.model, suite.autocast)
-    number = int(scores["val/num_samples"])
-    yield Result("val", "pairs", scores, suite.loaded.name, suite.loaded.pretrained, num_samples=number)
+def _pairs(asked: Asked) -> list[Part]:
+    data, split = asked.plan.data, asked.plan.split or "val"
+    pairs = Pairs(data.source, build_source(data, split), asked.plan.captions)
+    return [Part(pairs, pairs_place(data), split, "val", pairs_settings(data))]
 
 
-def _score_source(name: str, source: PairSource, plan: EvalPlan, suite: Suite) -> Iterator[Result]:
-    """Pairs without classes."""
-    return run_tasks(PAIR_TASKS, Pairs(plan, name, suite.embed(name, source, plan.captions)), suite)
+def _simat(asked: Asked) -> list[Part]:
+    domain: Domain = "test" if asked.plan.split == "test" else "dev"
+    edits = open_simat(asked.folder, domain, asked.plan.heads)
+    return [Part(edits, absolute(str(asked.folder)), domain, domain)]
 
 
-def _pairs(opening: Opening) -> Scores:
-    """The pairs that the plan's data name."""
-    plan, split = opening.plan, opening.plan.split or "val"
-    scores = partial(_score_source, plan.data.source, build_source(plan.data, split), plan)
-    return _placed(scores, pairs_place(plan.data), split, "val", pairs_settings(plan.data))
+def _aokvqa(asked: Asked) -> list[Part]:
+    questions = load_aokvqa(asked.folder / "aokvqa_v1p0_val.json", asked.folder / "val2017")
+    return [Part(Questions("aokvqa", questions), absolute(str(asked.folder)))]
 
 
-def _emoji_classes(opening: Opening) -> Scores:
-    return _placed(partial(run_tasks, CLASS_TASKS, opening.classes()), "", opening.split)
+def _winoground(asked: Asked) -> list[Part]:
+    instances = load_winoground(asked.folder / "examples.jsonl", asked.folder / "images")
+    return [Part(Selections(asked.name, instances), absolute(str(asked.folder)))]
 
 
-def _labelled(opening: Opening) -> Scores:
-    return opening.placed(partial(run_tasks, CLASS_TASKS, opening.classes()), opening.split, "test")
+def _sugar_crepe(asked: Asked) -> list[Part]:
+    instances = load_sugarcrepe(asked.folder / f"{asked.name.partition('/')[2]}.json", asked.folder / "val2017")
+    return [Part(Selections(asked.name, instances), absolute(str(asked.folder)))]
 
 
-def _shards(opening: Opening) -> Scores:
-    if shards_type(opening.folder) != "retrieval":
-        return _labelled(opening)
-    source = ShardSource(shard_paths(opening.folder, opening.split))
-    return opening.placed(partial(_score_source, opening.name, source, opening.plan), opening.split, "test")
+def _captioned(asked: Asked) -> list[Part]:
+    source = FileSource(read_retrieval(asked.name, asked.folder, asked.split))
+    return [Part(Pairs(asked.name, source, asked.plan.captions), absolute(str(asked.folder)), asked.split)]
 
 
-def _retrieval(opening: Opening) -> Scores:
-    source = FileSource(read_retrieval(opening.name, opening.folder, opening.split))
-    return opening.placed(partial(_score_source, opening.name, source, opening.plan), opening.split, "test")
+def _shards(asked: Asked) -> list[Part]:
+    if shards_type(asked.folder) != "retrieval":
+        return _classified(asked)
+    source = ShardSource(shard_paths(asked.folder, asked.split))
+    return [Part(Pairs(asked.name, source, asked.plan.captions), absolute(str(asked.folder)), asked.split)]
 
 
-def _simat(opening: Opening) -> Scores:
-    folder, plan = opening.folder, opening.plan
-    domain: Domain = "test" if plan.split == "test" else "dev"
-    open_simat(folder)
-
-    def scores(suite: Suite) -> Iterator[Result]:
-        result = evaluate_simat(suite, folder, plan.lambdas, domain, plan.heads)
-        yield _of_split(with_settings(result, plan, "lambdas"), domain, domain)
-
-    return opening.placed(scores)
+def _classified(asked: Asked) -> list[Part]:
+    place = "" if asked.name in emoji_classes() else absolute(str(asked.folder))
+    return [Part(_classes(asked, asked.name), place, asked.split)]
 
 
-def _aokvqa(opening: Opening) -> Scores:
-    questions = load_aokvqa(opening.folder / "aokvqa_v1p0_val.json", opening.folder / "val2017")
-    return opening.placed(partial(_score_questions, questions, opening.plan))
+def _classes(asked: Asked, name: str) -> Classes:
+    """A classification data set, and its train split where a probe is fitted."""
+    plan, probed = asked.plan, "linear_probe" in asked.plan.tasks
+    data = build_labelled(name, plan.root, asked.split, plan.download, plan.prompts)
+    return Classes(data, build_labelled(name, plan.root, "train", plan.download) if probed else None)
 
 
-def _score_questions(questions: list[Question], plan: EvalPlan, suite: Suite) -> Iterator[Result]:
-    yield evaluate_vqa(suite, questions)
-    if "robustness" in plan.tasks:
-        yield with_settings(choice_noise(suite, questions, "aokvqa", plan.noise, plan.draws), plan, "noise", "draws")
-
-
-def _winoground(opening: Opening) -> Scores:
-    return _selection(opening, load_winoground(opening.folder / "examples.jsonl", opening.folder / "images"))
-
-
-def _sugar_crepe(opening: Opening) -> Scores:
-    annotations = opening.folder / f"{opening.name.partition('/')[2]}.json"
-    return _selection(opening, load_sugarcrepe(annotations, opening.folder / "val2017"))
-
-
-def _selection(opening: Opening, instances: list[Selection]) -> Scores:
-    return opening.placed(lambda suite: iter([evaluate_selection(suite, instances, opening.name)]))
-
-
-DATASETS: dict[str, Callable[[Opening], Scores]] = {
-    "emoji": _emoji,
-    "emoji_": _emoji_classes,
-    "val": _own,
-    "pairs": _pairs,
-    "simat": _simat,
-    "aokvqa": _aokvqa,
-    "winoground": _winoground,
-    "sugar_crepe/": _sugar_crepe,
-    "wds/": _shards,
-    **dict.fromkeys(RETRIEVAL_SETS, _retrieval),
+DATASETS: Mapping[str, DataSet] = {
+    "emoji": DataSet(_emoji),
+    "val": DataSet(_validation, splits=()),
+    "pairs": DataSet(_pairs),
+    "simat": DataSet(_simat, splits=("dev", "test")),
+    "aokvqa": DataSet(_aokvqa, splits=()),
+    "winoground": DataSet(_winoground, splits=()),
+    "sugar_crepe/": DataSet(_sugar_crepe, splits=()),
+    "wds/": DataSet(_shards),
+    **dict.fromkeys(RETRIEVAL_SETS, DataSet(_captioned)),
 }
-"""Data sets by their names; a key that ends with / or _ stands for all names that begin with it."""
+"""By name, or by what a name begins with up to its slash. All other names are those of classification data sets."""
+
+
+def find_dataset(name: str) -> DataSet:
+    """The record of a data set."""
+    return DATASETS.get(name) or DATASETS.get(name[: name.find("/") + 1]) or DataSet(_classified)
+
+
+def pairs_settings(data: DataConfig) -> dict[str, Any]:
+    """Which pairs of a source there are, where that is not the default."""
+    given, default = flatten(asdict(data)), flatten(asdict(DataConfig()))
+    known = {key for key in default if not key.startswith((*OF_BATCHES, *PLACES))}
+    return {f"data.{key}": given[key] for key in sorted(known) if given[key] != default[key]}
+
+
+def pairs_place(data: DataConfig) -> str:
+    """Where pairs lie, the same however it was spelled."""
+    return ", ".join(absolute(str(getattr(data, key))) for key in PLACES if getattr(data, key))
+
+
+def absolute(place: str) -> str:
+    """A path without links, or several joined by '::'; addresses as they are."""
+
+    def resolved(part: str) -> str:
+        return part if "://" in part or part.startswith("pipe:") else os.path.realpath(Path(part).expanduser())
+
+    return "::".join(map(resolved, place.split("::")))

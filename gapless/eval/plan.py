@@ -1,25 +1,10 @@
-"""What a plan asks for: whether it can work, and which of its settings a result has to carry."""
+"""Whether what a plan asks for can work."""
 
-import os
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
-
-from gapless.config import Config, DataConfig, EvalPlan, check_types, flatten
+from gapless.config import Config, EvalPlan, check_types
 from gapless.config.rules import Rule, check_config
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import ConfigError
-from gapless.eval.results import Result
-
-PLACES = ("path", "val_path", "karpathy")
-"""Keys of the data that say where they lie."""
-OF_BATCHES = (
-    *("source", "captions", "val_captions", "batch_size", "drop_last", "workers", "cache_images", "shuffle_window"),
-    *("shuffle_buffer", "epoch_size", "augmentation", "max_pixels", "max_bad_fraction", "timeout", "allow_pipe"),
-)
-"""Keys of the data that do not decide which pairs there are; the source is the name of the data set."""
-ONE_SPLIT = ("val", "aokvqa", "winoground")
-"""Data sets of a single split, as those of sugar_crepe/."""
+from gapless.eval.datasets import find_dataset
 
 
 def check_plan(plan: EvalPlan) -> None:
@@ -30,14 +15,14 @@ def check_plan(plan: EvalPlan) -> None:
         ("tasks", bool(plan.tasks), "a list of tasks"),
         ("lambdas", bool(plan.lambdas), "a list of numbers"),
     ]
-    for key, holds, wanted in rules:
+    for key, holds, needed in rules:
         if not holds:
-            raise ConfigError(f"{key}: {getattr(plan, key)!r} does not work, it must be {wanted}")
+            raise ConfigError(f"{key}: {getattr(plan, key)!r} does not work, it must be {needed}")
     for name in plan.datasets:
-        if plan.split and (name in ONE_SPLIT or name.startswith("sugar_crepe/")):
-            raise ConfigError(f"split: {name} has one split only, not {plan.split!r}")
-        if name == "simat" and plan.split not in (None, "dev", "test"):
-            raise ConfigError(f"split: simat has the splits dev and test, not {plan.split!r}")
+        splits = find_dataset(name).splits
+        if plan.split and splits is not None and plan.split not in splits:
+            known = f"the splits {' and '.join(splits)}" if splits else "one split only"
+            raise ConfigError(f"split: {name} has {known}, not {plan.split!r}")
     if plan.heads is not None and "simat" not in plan.datasets:
         raise ConfigError(f"heads: {plan.heads} is for simat only, which is not among the datasets")
     if "pairs" in plan.datasets:
@@ -46,33 +31,5 @@ def check_plan(plan: EvalPlan) -> None:
 
 def dataset_names(plan: EvalPlan) -> list[str]:
     """The data sets of a plan, each once, with those that a name stands for."""
-    return list(dict.fromkeys(each for name in plan.datasets for each in (PAPER_SETS if name == "paper" else (name,))))
-
-
-def with_settings(result: Result, plan: EvalPlan, *keys: str) -> Result:
-    """The result with those of some keys of its plan that are not the defaults."""
-    default = EvalPlan()
-    given = {key: getattr(plan, key) for key in keys}
-    result.settings |= {key: value for key, value in given.items() if value != getattr(default, key)}
-    return result
-
-
-def pairs_settings(data: DataConfig) -> dict[str, Any]:
-    """Which pairs of a source there are, where that is not the default."""
-    given, default = flatten(asdict(data)), flatten(asdict(DataConfig()))
-    known = {key for key in default if not key.startswith((*OF_BATCHES, *PLACES))}
-    return {f"data.{key}": given[key] for key in sorted(known) if given[key] != default[key]}
-
-
-def pairs_place(data: DataConfig) -> str:
-    """Where pairs lie, the same however it was spelled."""
-    return ", ".join(absolute(str(getattr(data, key))) for key in PLACES if getattr(data, key))
-
-
-def absolute(place: str) -> str:
-    """A path without links, or several joined by '::'; addresses as they are."""
-
-    def resolved(part: str) -> str:
-        return part if "://" in part or part.startswith("pipe:") else os.path.realpath(Path(part).expanduser())
-
-    return "::".join(map(resolved, place.split("::")))
+    names = (PAPER_SETS if name == "paper" else (name,) for name in plan.datasets)
+    return list(dict.fromkeys(name for group in names for name in group))

@@ -14,14 +14,16 @@ from torch import nn
 from gapless.config import EvalPlan
 from gapless.environment import join_processes
 from gapless.errors import ConfigError
-from gapless.eval.datasets import Opening, open_dataset
+from gapless.eval.datasets import Asked, Part, find_dataset
 from gapless.eval.features import Autocast
 from gapless.eval.interpolate import set_between
-from gapless.eval.plan import check_plan, dataset_names, with_settings
+from gapless.eval.plan import check_plan, dataset_names
 from gapless.eval.results import Result, file_hash, save_result
 from gapless.eval.suite import Suite
+from gapless.eval.tasks import score, with_settings
 from gapless.geometry import Transform
 from gapless.models import ClipModel, LoadedModel, Tokenizer, TwinModel
+from gapless.run_folder import TRANSFORM_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -63,25 +65,35 @@ def evaluate(
     check_plan(plan)
     if isinstance(loaded.model, TwinModel) and loaded.model.towers != "image-text" and plan.datasets != ["val"]:
         raise ConfigError(f"datasets: {loaded.name} has {loaded.model.towers} towers, it can be scored on val only")
-    transform, told = _transform(loaded, plan)
+    transform, moved_by = _transform(loaded, plan)
     suite = Suite(loaded, cache_folder, plan.precision, plan.batch_size, plan.workers, plan.max_bad_fraction, transform)
     weights = os.path.realpath(loaded.pretrained) if Path(loaded.pretrained).exists() and loaded.pretrained else ""
-    opened = [(name, open_dataset(Opening(name, plan, run, suite))) for name in dataset_names(plan)]
-    found = []
-    for name, score in opened:
+    opened = [(name, find_dataset(name).open(Asked(name, plan, loaded, run))) for name in dataset_names(plan)]
+    results = []
+    for name, parts in opened:
         logger.info("%s on %s", loaded.name, name)
-        for result in score(suite):
-            with_settings(result, plan, "precision")
-            result.settings |= {**told, **(settings or {})}
-            result.weights, result.variant = weights, variant
-            keep(result)
-            found.append(result)
-    return found
+        for part in parts:
+            for result in score(part.data, plan, suite):
+                _describe(result, part)
+                with_settings(result, plan, "precision")
+                result.settings |= {**moved_by, **(settings or {})}
+                result.weights, result.variant = weights, variant
+                keep(result)
+                results.append(result)
+    return results
+
+
+def _describe(result: Result, part: Part) -> None:
+    """Give a result what is known of its data."""
+    result.data, result.split = part.place, part.split
+    result.settings |= part.settings
+    if part.split != part.default and part.split:
+        result.settings["split"] = part.split
 
 
 def _transform(loaded: LoadedModel, plan: EvalPlan) -> tuple[Transform | None, dict[str, str]]:
     """The plan's map, or the one that the export carries, and what results call it."""
-    carried = Path(loaded.pretrained) / "transform.safetensors"
+    carried = Path(loaded.pretrained) / TRANSFORM_FILE
     path = plan.transform or (carried if loaded.pretrained and carried.is_file() else None)
     if path is None:
         return None, {}
@@ -111,8 +123,8 @@ class PlanEvaluation:
         training = model.training
         scores: dict[str, float] = {}
         for name in self.plan.datasets:
-            found = evaluate(LoadedModel(model, self.tokenizer, "", ""), replace(self.plan, datasets=[name]))
-            scores |= {f"{r.dataset}/{metric}": value for r in found for metric, value in r.metrics.items()}
+            results = evaluate(LoadedModel(model, self.tokenizer, "", ""), replace(self.plan, datasets=[name]))
+            scores |= {f"{r.dataset}/{metric}": value for r in results for metric, value in r.metrics.items()}
             poll()
         model.train(training)
         return scores
@@ -124,13 +136,13 @@ def evaluate_between(
     """Results of the models between a base and a fine-tuned one, by ``alpha=...``; no features are kept."""
     ends = base.model.clip.state_dict(), {n: t.clone() for n, t in tuned.model.clip.state_dict().items()}
     place = Path(base.pretrained)
-    told = {"base": os.path.realpath(place) if place.is_dir() else f"{base.name} {base.pretrained}"}
-    found = {}
+    settings = {"base": os.path.realpath(place) if place.is_dir() else f"{base.name} {base.pretrained}"}
+    results = {}
     for alpha in alphas:
         set_between(tuned.model, *ends, alpha)
         between = LoadedModel(tuned.model, tuned.tokenizer, f"{tuned.name}@{alpha:g}", tuned.pretrained)
-        found[f"alpha={alpha:g}"] = evaluate(between, plan, keep=keep, variant=f"{alpha:g}", settings=told)
-    return found
+        results[f"alpha={alpha:g}"] = evaluate(between, plan, keep=keep, variant=f"{alpha:g}", settings=settings)
+    return results
 
 
 def save_on_main(folder: Path, result: Result) -> None:

@@ -1,22 +1,26 @@
-"""The tasks that a model can be scored at, by the names that a plan has for them.
+"""What a model is scored at: a record for each task, by the kind of data that it is for.
 
-A task is a function of an opened data set and a model, and a record in the table of its kind of data set.
+Data sets are opened as data of these kinds (:mod:`gapless.eval.datasets`). Axis letters: N images, T texts.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gapless.config import EvalPlan
+from gapless.data import PairSource
 from gapless.data.labelled import LabelledSet
+from gapless.data.questions import Question, Selection
 from gapless.errors import ConfigError
+from gapless.eval.arithmetic import WordEdits, evaluate_arithmetic
+from gapless.eval.choices import evaluate_selection, evaluate_vqa
 from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.metrics.retrieval import recall_at, retrieval_ranks
-from gapless.eval.noise import class_noise
-from gapless.eval.plan import with_settings
+from gapless.eval.noise import choice_noise, class_noise
+from gapless.eval.pairs import PairEvaluation
 from gapless.eval.results import Result
 from gapless.eval.suite import EmbeddedPairs, Suite
 from gapless.geometry import whole_gap
@@ -25,86 +29,76 @@ LEAST_PAIRS = 5
 """Pairs that the measures of the gap need."""
 
 
-class Opened(Protocol):
-    """What every opened data set has."""
+class Pairs:
+    """Images with captions.
 
-    @property
-    def plan(self) -> EvalPlan: ...
+    Args:
+        name: of the data set.
+        source: the pairs.
+        captions: those of an image that are embedded: all, or first.
+        classes: of images by their keys, for clustering; None where there are none.
+    """
 
+    def __init__(
+        self, name: str, source: PairSource, captions: str = "all", classes: Mapping[str, int] | None = None
+    ) -> None:
+        self.name, self.source, self.captions, self.classes = name, source, captions, classes
+        self._embedded: EmbeddedPairs | None = None
 
-Data = TypeVar("Data", bound=Opened)
-Task = Callable[[Data, Suite], Result | None]
-"""Scores a model; None where the data set has not what the task needs."""
+    def embedded(self, suite: Suite) -> EmbeddedPairs:
+        """Their features, which all tasks share."""
+        if self._embedded is None:
+            self._embedded = suite.embed(self.name, self.source, self.captions)
+        return self._embedded
 
 
 @dataclass(frozen=True)
 class Classes:
     """Images with classes."""
 
-    plan: EvalPlan
     data: LabelledSet
-    train: LabelledSet | None = None
-    """The train split, where a probe is fitted."""
+    train: LabelledSet | None
+    """What a linear probe is fitted on."""
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Images with captions, embedded."""
+class Questions:
+    """Multiple-choice questions on images."""
 
-    plan: EvalPlan
     name: str
-    """Of the data set."""
-    embedded: EmbeddedPairs
-    labels: Tensor | None = None
-    """int64 (N,): class of each image, -1 for none; None where there are no classes."""
+    questions: Sequence[Question]
 
 
-def run_tasks(table: Mapping[str, Task[Data]], data: Data, suite: Suite) -> Iterator[Result]:
-    """The results of all tasks of a table that the plan asks for, one by one."""
-    for name, task in table.items():
-        result = task(data, suite) if name in data.plan.tasks else None
-        if result is not None:
-            yield result
+@dataclass(frozen=True)
+class Selections:
+    """Images and captions that are mixed up."""
+
+    name: str
+    instances: Sequence[Selection]
 
 
-def _zero_shot(classes: Classes, suite: Suite) -> Result:
-    return with_settings(suite.zero_shot(classes.data), classes.plan, "prompts")
+@dataclass(frozen=True)
+class Validation:
+    """The very evaluation that a run does while it trains."""
+
+    evaluation: PairEvaluation
 
 
-def _class_robustness(classes: Classes, suite: Suite) -> Result:
-    plan = classes.plan
-    return with_settings(class_noise(suite, classes.data, plan.noise, plan.draws), plan, "prompts", "noise", "draws")
+Data = Pairs | Classes | Questions | Selections | WordEdits | Validation
 
 
-def _linear_probe(classes: Classes, suite: Suite) -> Result | None:
-    return suite.linear_probe(classes.train, classes.data) if classes.train is not None else None
-
-
-def _images_of_a_class(classes: Classes, suite: Suite) -> Result:
-    images = suite.labelled(classes.data)
-    metrics = {f"image_{k}": v for k, v in intra_modal_retrieval(images.features, images.labels).items()}
-    return suite.result(classes.data.name, "intra_modal_retrieval", metrics, images)
-
-
-CLASS_TASKS: dict[str, Task[Classes]] = {
-    "zero_shot": _zero_shot,
-    "robustness": _class_robustness,
-    "linear_probe": _linear_probe,
-    "intra_modal": _images_of_a_class,
-}
-"""Tasks on images with classes."""
-
-
-def _retrieval(pairs: Pairs, suite: Suite) -> Result:
-    embedded, images = pairs.embedded, pairs.embedded.images
-    image_ranks, text_ranks = _ranks_in_folds(embedded, pairs.plan.folds)
-    counts = {"num_images": float(len(images.features)), "num_texts": float(len(embedded.texts))}
-    first = {"image_retrieval_recall@1": image_ranks < 1, "text_retrieval_recall@1": text_ranks < 1}
-    task = "zeroshot_retrieval" if pairs.plan.captions == "all" else "zeroshot_retrieval_first_caption"
+def retrieval(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
+    """Images by their captions and captions by their images."""
+    embedded = pairs.embedded(suite)
+    image_ranks, text_ranks = _ranks_in_folds(embedded, plan.folds)
+    counts = {"num_images": float(len(embedded.images.features)), "num_texts": float(len(embedded.texts))}
+    hits = {"image_retrieval_recall@1": image_ranks < 1, "text_retrieval_recall@1": text_ranks < 1}
+    task = "zeroshot_retrieval" if plan.captions == "all" else "zeroshot_retrieval_first_caption"
     metrics = recall_at(image_ranks, text_ranks) | counts
-    result = suite.result(pairs.name, task, metrics, images, {k: v.float() for k, v in first.items()})
+    samples = {metric: hit.float() for metric, hit in hits.items()}
+    result = suite.result(pairs.name, task, metrics, embedded.images, samples)
     result.num_bad += embedded.without_caption
-    return with_settings(result, pairs.plan, "folds")
+    return [result]
 
 
 def _ranks_in_folds(embedded: EmbeddedPairs, folds: int) -> tuple[Tensor, Tensor]:
@@ -120,39 +114,117 @@ def _ranks_in_folds(embedded: EmbeddedPairs, folds: int) -> tuple[Tensor, Tensor
     return torch.cat([image for image, _ in ranks]), torch.cat([text for _, text in ranks])
 
 
-def _gap(pairs: Pairs, suite: Suite) -> Result | None:
-    images, firsts = pairs.embedded.images, pairs.embedded.firsts
-    if len(firsts) < LEAST_PAIRS:
-        return None
-    return suite.result(pairs.name, "gap", whole_gap(images.features, firsts), images)
+def gap(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
+    """The gap between images and their first captions."""
+    embedded = pairs.embedded(suite)
+    images, texts = embedded.images.features, embedded.firsts
+    if len(images) < LEAST_PAIRS:
+        return []
+    return [suite.result(pairs.name, "gap", whole_gap(images, texts), embedded.images)]
 
 
-def _mixed(pairs: Pairs, suite: Suite) -> Result:
-    images = pairs.embedded.images
-    metrics = mixed_recall(images.features, pairs.embedded.firsts)
-    return suite.result(pairs.name, "mixed_modality_retrieval", metrics, images)
+def mixed(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
+    """Images by their first captions, among images and texts."""
+    embedded = pairs.embedded(suite)
+    metrics = mixed_recall(embedded.images.features, embedded.firsts)
+    return [suite.result(pairs.name, "mixed_modality_retrieval", metrics, embedded.images)]
 
 
-def _captions_of_an_image(pairs: Pairs, suite: Suite) -> Result:
-    embedded = pairs.embedded
-    metrics = {f"text_{k}": v for k, v in intra_modal_retrieval(embedded.texts, embedded.owner).items()}
-    result = suite.result(pairs.name, "intra_modal_retrieval", metrics, embedded.images)
-    return with_settings(result, pairs.plan, "captions")
+def texts_among_texts(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
+    """Texts by other texts of their image."""
+    embedded = pairs.embedded(suite)
+    scores = intra_modal_retrieval(embedded.texts, embedded.owner)
+    metrics = {f"text_{name}": value for name, value in scores.items()}
+    return [suite.result(pairs.name, "intra_modal_retrieval", metrics, embedded.images)]
 
 
-def _clustering(pairs: Pairs, suite: Suite) -> Result | None:
-    if pairs.labels is None:
-        return None
-    known, images = pairs.labels >= 0, pairs.embedded.images
-    metrics = joint_clustering(images.features[known], pairs.embedded.firsts[known], pairs.labels[known])
-    return suite.result(pairs.name, "joint_clustering", metrics, images)
+def clustering(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
+    """Clusters of images and first captions together against the classes of the images that have one."""
+    if pairs.classes is None:
+        return []
+    embedded = pairs.embedded(suite)
+    labels = torch.tensor([pairs.classes.get(key, -1) for key in embedded.keys])
+    known = labels >= 0
+    metrics = joint_clustering(embedded.images.features[known], embedded.firsts[known], labels[known])
+    return [suite.result(pairs.name, "joint_clustering", metrics, embedded.images)]
 
 
-PAIR_TASKS: dict[str, Task[Pairs]] = {
-    "retrieval": _retrieval,
-    "gap": _gap,
-    "mixed": _mixed,
-    "intra_modal": _captions_of_an_image,
-    "clustering": _clustering,
+def linear_probe(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]:
+    """A linear classifier, fitted on the train split."""
+    return [suite.linear_probe(classes.train, classes.data)] if classes.train is not None else []
+
+
+def images_among_images(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]:
+    """Images by other images of their class."""
+    images = suite.labelled(classes.data)
+    scores = intra_modal_retrieval(images.features, images.labels)
+    metrics = {f"image_{name}": value for name, value in scores.items()}
+    return [suite.result(classes.data.name, "intra_modal_retrieval", metrics, images)]
+
+
+def validation(suite: Suite, data: Validation, plan: EvalPlan) -> list[Result]:
+    """What a run logged while it trained."""
+    scores = data.evaluation.run(suite.model, suite.autocast)
+    number = int(scores["val/num_samples"])
+    return [Result("val", "pairs", scores, suite.loaded.name, suite.loaded.pretrained, num_samples=number)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record of the table."""
+
+    name: str | None
+    """What a plan calls it; None for what is scored of such data whatever the plan asks for."""
+    run: Callable[[Suite, Any, EvalPlan], list[Result]]
+    """Scores a model at data of its kind."""
+    settings: tuple[str, ...] = ()
+    """Keys of the plan that change the numbers."""
+
+
+TASKS: Mapping[type, Sequence[Task]] = {
+    Pairs: (
+        Task("retrieval", retrieval, ("folds",)),
+        Task("gap", gap),
+        Task("mixed", mixed),
+        Task("intra_modal", texts_among_texts, ("captions",)),
+        Task("clustering", clustering),
+    ),
+    Classes: (
+        Task("zero_shot", lambda suite, classes, plan: [suite.zero_shot(classes.data)], ("prompts",)),
+        Task(
+            "robustness",
+            lambda suite, classes, plan: [class_noise(suite, classes.data, plan.noise, plan.draws)],
+            ("prompts", "noise", "draws"),
+        ),
+        Task("linear_probe", linear_probe),
+        Task("intra_modal", images_among_images),
+    ),
+    Questions: (
+        Task(None, lambda suite, data, plan: [evaluate_vqa(suite, data.questions, data.name)]),
+        Task(
+            "robustness",
+            lambda suite, data, plan: [choice_noise(suite, data.questions, data.name, plan.noise, plan.draws)],
+            ("noise", "draws"),
+        ),
+    ),
+    Selections: (Task(None, lambda suite, data, plan: [evaluate_selection(suite, data.instances, data.name)]),),
+    WordEdits: (Task(None, lambda suite, data, plan: [evaluate_arithmetic(suite, data, plan.lambdas)], ("lambdas",)),),
+    Validation: (Task(None, validation),),
 }
-"""Tasks on images with captions."""
+"""Tasks of each kind of data, in the order in which they are scored."""
+
+
+def score(data: Data, plan: EvalPlan, suite: Suite) -> Iterator[Result]:
+    """Results of some data at the tasks of their kind that a plan asks for, each as soon as it is there."""
+    for task in TASKS[type(data)]:
+        if task.name is None or task.name in plan.tasks:
+            for result in task.run(suite, data, plan):
+                yield with_settings(result, plan, *task.settings)
+
+
+def with_settings(result: Result, plan: EvalPlan, *keys: str) -> Result:
+    """The result with those of some keys of its plan that are not the defaults."""
+    default = EvalPlan()
+    given = {key: getattr(plan, key) for key in keys}
+    result.settings |= {key: value for key, value in given.items() if value != getattr(default, key)}
+    return result

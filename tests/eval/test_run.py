@@ -12,7 +12,8 @@ from accelerate.state import PartialState
 from gapless.config import DataConfig, EvalPlan
 from gapless.errors import ConfigError, DataError
 from gapless.eval import run
-from gapless.eval.plan import absolute, check_plan, dataset_names, pairs_place, pairs_settings
+from gapless.eval.datasets import absolute, pairs_place, pairs_settings
+from gapless.eval.plan import check_plan, dataset_names
 from gapless.eval.results import Result, file_hash, load_results
 from gapless.eval.run import PlanEvaluation, evaluate, evaluate_between, save_on_main
 from gapless.geometry import Transform
