@@ -8,8 +8,9 @@ from pathlib import Path
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
+from torch import nn
 
-from gapless.config import Config, EvalPlan, Ramp, with_changes
+from gapless.config import Config, EvalPlan, LossConfig, Ramp, with_changes
 from gapless.config.rules import check_config
 from gapless.data import Place, build_train_data
 from gapless.data.sources import is_stream
@@ -46,10 +47,15 @@ GAP_PAIRS = 4096
 """Training pairs that the removal of the initial gap is fitted on, at most."""
 
 
+def loss_weights(loss: LossConfig) -> dict[str, float | Ramp]:
+    """The preset's terms, with ``loss.terms`` over them."""
+    return {**PRESETS[loss.preset], **loss.terms}
+
+
 def build_objective(config: Config) -> Objective:
-    """The objective: the preset's terms, with ``loss.terms`` over them."""
+    """The objective, with the weights of the first step."""
     loss = config.loss
-    weights: dict[str, float | Ramp] = {**PRESETS[loss.preset], **loss.terms}
+    weights = loss_weights(loss)
     if weights and not any((w["from"] or w["to"]) if isinstance(w, dict) else w for w in weights.values()):
         raise ConfigError(
             f"loss.terms: the weights of {', '.join(weights)} are all 0, so that nothing would be trained"
@@ -87,36 +93,22 @@ def build_parts(
     stop: StopFlag,
 ) -> Parts:
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
-    place = Place.here()
-    with accelerator.main_process_first():  # one process downloads weights
-        model, tokenizer = build_model(config.model, config.seed, objective.initial_bias, checkpoint)
-    make_trainable(model, objective, config, accelerator)
+    model, tokenizer = _build_model(config, objective, accelerator, checkpoint)
     tokenize = CaptionTokenizer(tokenizer, trim=model.trims_captions)
     with accelerator.main_process_first():  # one process indexes shards
-        data = build_train_data(config.data, config.seed, model.preprocess, tokenize, place, config.model.towers)
+        data = build_train_data(config.data, config.seed, model.preprocess, tokenize, Place.here(), config.model.towers)
         pairs = build_pair_evaluation(config, model, tokenizer)
-    if config.train.compile:
-        _compile(model)
-    if accelerator.distributed_type == DistributedType.FSDP:
-        model.reshape_scalars()
     prepared, optimizer, average = prepare(accelerator, model, config, checkpoint, progress, lambda m: m.clip)
     clip: ClipModel = accelerator.unwrap_model(prepared)
-    total = config.train.epochs * data.steps_per_epoch
     if not checkpoint and isinstance(clip, TwinModel) and config.model.initial_gap != "keep":
         _remove_gap(config, clip, tokenizer)
+    checkpoints, export = folder / CHECKPOINTS, partial(save_export, clip, tokenizer)
     return Parts(
         config=config,
         accelerator=accelerator,
         model=prepared,
         optimizer=optimizer,
-        step=ContrastiveStep(
-            prepared,
-            objective,
-            accelerator,
-            config.train.micro_batch_size,
-            config.loss.duplicates == "mask",
-            Schedule(config.loss.terms, config.model.temperature, clip, total).begin,
-        ),
+        step=_build_step(config, objective, accelerator, prepared, data.steps_per_epoch),
         data=data,
         evaluations=[pairs, *_further_evaluations(config, tokenizer)],
         evaluate_every=config.eval.every_epochs,
@@ -126,18 +118,34 @@ def build_parts(
         max_bad_fraction=config.data.max_bad_fraction,
         least_rows=2,  # one pair has nothing to be contrasted with
         around_step=partial(_temperature_rules, clip, config.model.temperature_form == "softplus"),
-        checkpoints=Checkpoints(
-            folder / CHECKPOINTS,
-            accelerator,
-            config.checkpoint.keep_last,
-            clip.clip,
-            partial(save_export, clip, tokenizer),
-        ),
+        checkpoints=Checkpoints(checkpoints, accelerator, config.checkpoint.keep_last, clip.clip, export),
         tracker=Tracker(folder, accelerator),
         average=average,
         stop=stop,
         progress=progress,
     )
+
+
+def _build_model(
+    config: Config, objective: Objective, accelerator: Accelerator, checkpoint: Path | None
+) -> tuple[ClipModel, Tokenizer]:
+    with accelerator.main_process_first():  # one process downloads weights
+        model, tokenizer = build_model(config.model, config.seed, objective.initial_bias, checkpoint)
+    make_trainable(model, objective, config, accelerator)
+    if config.train.compile:
+        _compile(model)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        model.reshape_scalars()
+    return model, tokenizer
+
+
+def _build_step(
+    config: Config, objective: Objective, accelerator: Accelerator, model: nn.Module, steps_per_epoch: int
+) -> ContrastiveStep:
+    clip, total = accelerator.unwrap_model(model), config.train.epochs * steps_per_epoch
+    schedule = Schedule(loss_weights(config.loss), config.model.temperature, clip, total)
+    masks = config.loss.duplicates == "mask"
+    return ContrastiveStep(model, objective, accelerator, config.train.micro_batch_size, masks, schedule.begin)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 
 from gapless.config import Config, ModelConfig, with_changes
+from gapless.data import Place
 from gapless.engine.checkpoint import Progress, write_state
 from gapless.engine.optim import build_optimizer
 from gapless.engine.processes import Processes
@@ -94,8 +95,7 @@ def built(monkeypatch, tmp_path):
 
 
 def test_data_and_evaluations_are_of_the_model_and_of_this_process(built, monkeypatch):
-    monkeypatch.setattr(Accelerator, "num_processes", 5)
-    monkeypatch.setattr(Accelerator, "process_index", 2)
+    monkeypatch.setattr(Place, "here", classmethod(lambda cls: cls(2, 5)))
     made = built()
     data, seed, preprocess, tokenize, place, towers = made.calls["train"]
     assert data is made.config.data

@@ -142,9 +142,41 @@ def build_parts(
     stop: StopFlag,
 ) -> Parts:
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
-    features, place = config.features, Place.here()
+    features = config.features
     store = FeatureStore(Path(features.path))
     train = load_said(store, features.modality, "train", features.fraction, config.seed)
+    captioner = _build_captioner(config, store, train, accelerator, checkpoint)
+    tokens = _tokens(captioner, train.captions, features.max_tokens)
+    data = CaptionData(train, tokens, captioner.preparation, features.batch_size, config.seed, Place.here())
+    val = load_said(store, features.modality, "val")
+    tokens = _tokens(captioner, val.captions, features.max_tokens)
+    evaluation = CaptionEvaluation(val, tokens, captioner.preparation, config.eval.batch_size, accelerator)
+    prepared, optimizer, average = prepare(accelerator, captioner, config, checkpoint, progress, lambda m: m)
+    weights = accelerator.unwrap_model(prepared)
+    return Parts(
+        config=config,
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        step=CaptionStep(prepared, accelerator, config.train.micro_batch_size),
+        data=data,
+        evaluations=[evaluation],
+        evaluate_every=config.eval.every_epochs,
+        checkpoints=Checkpoints(
+            folder / CHECKPOINTS, accelerator, config.checkpoint.keep_last, weights, partial(save_captioner, weights)
+        ),
+        tracker=Tracker(folder, accelerator),
+        average=average,
+        fingerprint=f"{train.fingerprint()} {val.fingerprint()}",
+        stop=stop,
+        progress=progress,
+    )
+
+
+def _build_captioner(
+    config: CaptionConfig, store: FeatureStore, train: Said, accelerator: Accelerator, checkpoint: Path | None
+) -> Captioner:
+    """A new captioner, or that of a checkpoint, which fits the embeddings."""
     torch.manual_seed(config.seed)
     with accelerator.main_process_first():  # one process downloads weights
         captioner = load_captioner(checkpoint) if checkpoint else _new_captioner(config, store.means(), train)
@@ -161,37 +193,9 @@ def build_parts(
         )
     if config.decoder.frozen:
         captioner.decoder.requires_grad_(False)
-    tokens = _tokens(captioner, train.captions, features.max_tokens)
-    data = CaptionData(train, tokens, captioner.preparation, features.batch_size, config.seed, place)
-    val = load_said(store, features.modality, "val")
-    tokens = _tokens(captioner, val.captions, features.max_tokens)
-    evaluation = CaptionEvaluation(val, tokens, captioner.preparation, config.eval.batch_size, accelerator)
     if config.train.compile:
         captioner.decoder.transformer.compile()
-    prepared, optimizer, average = prepare(accelerator, captioner, config, checkpoint, progress, lambda m: m)
-    weights = accelerator.unwrap_model(prepared)
-    return Parts(
-        config=config,
-        accelerator=accelerator,
-        model=prepared,
-        optimizer=optimizer,
-        step=CaptionStep(prepared, accelerator, config.train.micro_batch_size),
-        data=data,
-        evaluations=[evaluation],
-        evaluate_every=config.eval.every_epochs,
-        checkpoints=Checkpoints(
-            folder / CHECKPOINTS,
-            accelerator,
-            config.checkpoint.keep_last,
-            weights,
-            partial(save_captioner, weights),
-        ),
-        tracker=Tracker(folder, accelerator),
-        average=average,
-        fingerprint=f"{train.fingerprint()} {val.fingerprint()}",
-        stop=stop,
-        progress=progress,
-    )
+    return captioner
 
 
 def _tokens(captioner: Captioner, captions: Sequence[str], max_tokens: int) -> list[Tensor]:

@@ -63,26 +63,9 @@ def two_spans(
     x[:, :image_dims] = torch.randn(n, image_dims, generator=generator)
     y[:, image_dims : image_dims + text_dims] = torch.randn(n, text_dims, generator=generator)
     start = image_dims + text_dims
-
-    def measure() -> tuple[float, float, Tensor]:
-        u, v = F.normalize(x.detach(), dim=1), F.normalize(y.detach(), dim=1)
-        gap = u.mean(dim=0) - v.mean(dim=0)
-        return float(gap.norm()), float(gap[start:].norm()), (u.var(dim=0) + v.var(dim=0)) / 2
-
-    before = measure()
-    x.requires_grad_()
-    y.requires_grad_()
-    optimizer, labels = torch.optim.SGD([x, y], lr=lr), torch.arange(n)
-    losses = []
-    for step in range(steps):
-        logits = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / temperature
-        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.item())
-        progress((step + 1) / steps)
-    after = measure()
+    before = _gap_and_variance(x, y, start)
+    losses = _align(x, y, steps, lr, temperature, progress)
+    after = _gap_and_variance(x, y, start)
     axis = [float(k) for k in range(d)]
     logs = {when: m[2].clamp(min=1e-12).log10().tolist() for when, m in (("before", before), ("after", after))}
     return Simulated(
@@ -102,6 +85,28 @@ def two_spans(
         },
         {"variance of each dimension (log10)": {when: (axis, values) for when, values in logs.items()}},
     )
+
+
+def _gap_and_variance(x: Tensor, y: Tensor, start: int) -> tuple[float, float, Tensor]:
+    """The length of the gap, that of its part in the dimensions from ``start`` on, and the variance of each."""
+    u, v = F.normalize(x.detach(), dim=1), F.normalize(y.detach(), dim=1)
+    gap = u.mean(dim=0) - v.mean(dim=0)
+    return float(gap.norm()), float(gap[start:].norm()), (u.var(dim=0) + v.var(dim=0)) / 2
+
+
+def _align(x: Tensor, y: Tensor, steps: int, lr: float, temperature: float, progress: Progress) -> list[float]:
+    """Move both clouds, in place, by SGD on CLIP's loss; the loss before each step."""
+    points = [x.requires_grad_(), y.requires_grad_()]
+    optimizer, labels, losses = torch.optim.SGD(points, lr=lr), torch.arange(len(x)), []
+    for step in range(steps):
+        logits = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / temperature
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+        progress((step + 1) / steps)
+    return losses
 
 
 def stable_region(

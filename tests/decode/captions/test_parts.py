@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from gapless.config import CheckpointConfig, OptimConfig, TrainConfig
+from gapless.data import Place
 from gapless.decode import load_captioner, save_captioner, save_features, save_means
 from gapless.decode.captions import training as room
 from gapless.decode.captions.captioner import IGNORED
@@ -113,8 +114,7 @@ def test_training_sees_the_train_split_and_evaluation_the_val_split(store, tmp_p
 
 
 def test_batches_are_of_this_process(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(Accelerator, "num_processes", 5)
-    monkeypatch.setattr(Accelerator, "process_index", 2)
+    monkeypatch.setattr(Place, "here", classmethod(lambda cls: cls(2, 5)))
     parts = build(small(store, train=TrainConfig()), tmp_path)
     assert (parts.data.place.rank, parts.data.place.world) == (2, 5)
 
@@ -368,8 +368,7 @@ def test_processes_share_an_evaluation_and_those_without_captions_go_along(monke
     tokens = [torch.tensor([5]), torch.tensor([5, 6]), torch.tensor([5, 6, 7])]
     seen = []
     for rank in (0, 1, 2, 3):
-        monkeypatch.setattr(Accelerator, "num_processes", 4)
-        monkeypatch.setattr(Accelerator, "process_index", rank)
+        monkeypatch.setattr(Place, "here", classmethod(lambda cls, rank=rank: cls(rank, 4)))
         monkeypatch.setattr(Accelerator, "reduce", lambda self, total, how: total + torch.tensor([0.0, 10.0]))
         monkeypatch.setattr(room, "together", lambda items, blank: [*items, blank()])  # another has one more
         model = Counted()
