@@ -55,3 +55,36 @@ def test_the_shift_of_the_gap_test_is_orthogonal_to_where_points_vary():
     shift = orthogonal_shift(points, 0.7)
     assert shift.norm() == pytest.approx(0.7)
     assert ((points - points.mean(dim=0)) @ shift).abs().max() < 1e-5
+
+
+def test_the_direction_of_a_span_goes_from_the_second_mean_to_the_first():
+    means = {"image": torch.tensor([1.0, 0]), "text": torch.tensor([0.0, 2])}
+    assert Preparation(span_of=("image", "text"), means=means).direction.tolist() == [1, -2]
+    assert Preparation(span_of=("text", "image"), means=means).direction.tolist() == [-1, 2]
+    assert Preparation(means=means).direction is None
+    with pytest.raises(DataError) as error:
+        Preparation(span_of=("audio", "text"), means=means).direction  # noqa: B018
+    assert str(error.value) == "there is no mean of modality audio (of: image, text), which collapse subtracts"
+    with pytest.raises(DataError, match=r"\(of: none\)"):
+        Preparation()(torch.eye(2), "text")
+
+
+def test_noise_of_a_span_is_scaled_and_has_no_part_along_it():
+    means = {"image": torch.tensor([1.0, 0, 0]), "text": torch.tensor([0.0, 1, 0])}
+    noise = torch.tensor([[1.0, 3.0, 5.0]])
+    spanned = Preparation(False, 0.1, ("image", "text"), False, means)
+    found = spanned(torch.tensor([[0.0, 0, 2]]), "text", noise)
+    torch.testing.assert_close(found, torch.tensor([[0.2, 0.2, 1.5]]))  # along (1, -1, 0) nothing is left
+    assert not Preparation(False, 0.0, ("image", "text"), False, means)(torch.eye(3), "text", noise).isnan().any()
+
+
+def test_a_mean_more_replaces_one_and_leaves_the_preparation_as_it_was():
+    first = Preparation(True, 0.2, None, False, {"image": torch.ones(2)})
+    more = first.with_mean("audio", torch.zeros(2)).with_mean("image", torch.full((2,), 3.0))
+    assert {name: mean.tolist() for name, mean in more.means.items()} == {"image": [3, 3], "audio": [0, 0]}
+    assert first.means.keys() == {"image"}
+    assert (more.collapse, more.noise, more.span_of, more.renormalise) == (True, 0.2, None, False)
+
+
+def test_half_precision_is_prepared_in_single():
+    assert Preparation(False)(torch.ones(1, 4).half(), "text").dtype == torch.float32

@@ -260,6 +260,7 @@ def load_captioner(folder: Path) -> Captioner:
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{place} cannot be loaded: {' '.join(str(error).split())[:160]}") from None
-    if set(missing) - {TIED} or unexpected:
-        raise DataError(f"{place}/{CAPTIONER_WEIGHTS} does not fit {CAPTIONER_CONFIG}: {[*missing, *unexpected][0]}")
+    odd = [name for name in (*missing, *unexpected) if name != TIED]
+    if odd:
+        raise DataError(f"{place}/{CAPTIONER_WEIGHTS} does not fit {CAPTIONER_CONFIG}: {odd[0]}")
     return captioner

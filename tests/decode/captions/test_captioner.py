@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
 
 from gapless.decode import Captioner, Decoding, Preparation, load_captioner, save_captioner
@@ -130,3 +131,56 @@ def test_weights_of_another_model_are_not_drawn_at_random(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(DataError, match=r"decoder\.name: "):
         pretrained_decoder(str(tmp_path))
+
+
+def test_all_settings_are_in_the_folder(tmp_path):
+    means = {"text": torch.randn(D), "image": torch.randn(D)}
+    settings = {"collapse": True, "noise": 0.25, "span_of": ("image", "text"), "renormalise": True, "means": means}
+    model = captioner("transformer", seed=3, **settings)
+    model.space = "digest"
+    save_captioner(model, tmp_path)
+    found = load_captioner(tmp_path)
+    assert (found.embed_dim, found.mapper_kind, found.prefix_length, found.space) == (D, "transformer", 4, "digest")
+    kept = found.preparation
+    assert (kept.collapse, kept.noise, kept.span_of, kept.renormalise) == (True, 0.25, ("image", "text"), True)
+    assert all(torch.equal(kept.means[name], mean) for name, mean in means.items())
+    assert found.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    assert found.decoder.config.n_positions == 24
+    torch.testing.assert_close(found.state_dict(), model.state_dict())
+    stored = load_file(tmp_path / "captioner.safetensors")
+    assert "decoder.lm_head.weight" not in stored  # the token embeddings, which are there
+    other = {name: t + 1 for name, t in model.state_dict().items()}
+    save_captioner(model, tmp_path, other)
+    assert torch.equal(load_captioner(tmp_path).mapper.learned, other["mapper.learned"])
+
+
+@pytest.mark.parametrize("change", ["less", "more"])
+def test_weights_that_do_not_fit_are_named(tmp_path, change):
+    save_captioner(captioner(), tmp_path)
+    path = tmp_path / "captioner.safetensors"
+    tensors = load_file(path)
+    if change == "less":
+        del tensors["mapper.0.weight"]
+    else:
+        tensors["more"] = torch.zeros(1)
+    save_file(tensors, path)
+    name = {"less": "mapper.0.weight", "more": "more"}[change]
+    with pytest.raises(DataError, match=rf"captioner\.safetensors does not fit captioner\.json: {name}$"):
+        load_captioner(tmp_path)
+
+
+def test_an_embedding_becomes_its_prefix_through_the_mapper():
+    mlp = captioner("mlp").mapper
+    x = torch.randn(3, D)
+    first, second = mlp[0], mlp[2]
+    by_hand = torch.tanh(x @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    torch.testing.assert_close(mlp(x), by_hand.view(3, 4, 32))
+    assert first.out_features == 4 * 32 // 2
+    mapper = captioner("transformer").mapper
+    tokens = torch.cat([mapper.spread(x).view(3, 4, 32), mapper.learned.expand(3, 4, 32)], dim=1)
+    torch.testing.assert_close(mapper(x), mapper.layers(tokens)[:, 4:])
+    assert len(mapper.layers.layers) == 8
+    layer = mapper.layers.layers[0]
+    assert (layer.self_attn.num_heads, layer.linear1.out_features, layer.dropout.p) == (8, 64, 0.0)
+    assert layer.norm_first
+    assert mapper.learned.std().item() == pytest.approx(1 / 32**0.5, rel=0.3)
