@@ -87,21 +87,21 @@ def _checked(address: str, allow_pipe: bool) -> str:
 
 
 def _expanded(path: str) -> tuple[str, ...]:
-    found: list[str] = []
+    paths: list[str] = []
     for part in (part.strip() for part in path.split("::")):
         number = _count_names(part)
         if os.path.isdir(part):
-            found += _tars_in(Path(part))
+            paths += _tars_in(Path(part))
         elif os.path.isfile(part):
-            found.append(part)  # also with braces in its name
+            paths.append(part)  # also with braces in its name
         elif number > MAX_SHARDS:
             raise ValueError(f"{part} stands for {number:,} shards, at most {MAX_SHARDS:,} are read")
         elif part:
             try:
-                found += braceexpand(part)
+                paths += braceexpand(part)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{part} has braces that do not match ({error})") from None
-    return tuple(found)
+    return tuple(paths)
 
 
 def _tars_in(folder: Path) -> list[str]:

@@ -126,14 +126,14 @@ def _check_name(name: str) -> None:
         if name.startswith(beginning):
             raise ConfigError(f"datasets: {name} {reason}")
     close = difflib.get_close_matches(name, [*FETCHED, *LAID_OUT, *RETRIEVAL_SETS], n=1)
-    told = f", did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"datasets: clip_benchmark has no data set {name!r}{told}")
+    hint = f", did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"datasets: clip_benchmark has no data set {name!r}{hint}")
 
 
 def _not_there(name: str, place: Path, reason: str) -> DataError:
-    told = "download=true lets torchvision fetch it" if name in FETCHED else "torchvision cannot fetch it"
+    hint = "download=true lets torchvision fetch it" if name in FETCHED else "torchvision cannot fetch it"
     reason = reason.replace(" You can use download=True to download it", "")
-    return DataError(f"{name} was looked for in {place} ({reason}); {told}")
+    return DataError(f"{name} was looked for in {place} ({reason}); {hint}")
 
 
 def _built(name: str, root: str, **options: Any) -> Any:
@@ -165,7 +165,9 @@ def _as_paper_wrote(name: str, class_names: Sequence[str], folder: Path) -> list
     if name == "imagenet1k":
         synonyms, _ = load_meta_file(str(folder))  # torchvision orders classes by their WordNet number
         return [str(synonyms[number]) for number in sorted(synonyms)]
-    return [f"photo of {each}" for each in class_names] if name in ("dtd", "caltech101") else list(class_names)
+    return (
+        [f"photo of {class_name}" for class_name in class_names] if name in ("dtd", "caltech101") else list(class_names)
+    )
 
 
 def read_retrieval(name: str, folder: Path, split: str) -> list[FilePair]:
@@ -252,10 +254,10 @@ def shards_type(folder: Path) -> str:
         DataError: a type that nobody can score here.
     """
     path = folder / "dataset_type.txt"
-    found = _text(path).strip().lower() if path.is_file() else "classification"
-    if found not in ("classification", "retrieval"):
-        raise DataError(f"{path} says {found[:40]!r}; only classification and retrieval can be scored")
-    return found
+    task = _text(path).strip().lower() if path.is_file() else "classification"
+    if task not in ("classification", "retrieval"):
+        raise DataError(f"{path} says {task[:40]!r}; only classification and retrieval can be scored")
+    return task
 
 
 def shards_prompts(folder: Path) -> tuple[list[str], list[tuple[str, ...]]]:

@@ -53,12 +53,12 @@ def coco_pairs(root: Path, split: str, karpathy: Path | None = None) -> list[Fil
 
 
 def _karpathy_pairs(root: Path, split: str, path: Path) -> list[FilePair]:
-    wanted = {"train", "restval"} if split == "train" else {split}
+    splits = {"train", "restval"} if split == "train" else {split}
     folders = {"train2014": "train2017", "val2014": "train2017"}  # 2017 merged nearly all images into train2017
     pairs = []
     try:
         for image in _read_json(path)["images"]:
-            if image["split"] not in wanted:
+            if image["split"] not in splits:
                 continue
             folder = root / image.get("filepath", "")  # Flickr's images lie in one folder
             file = folder / _text(image["filename"])

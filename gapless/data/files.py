@@ -27,19 +27,19 @@ def folder_pairs(root: Path) -> list[FilePair]:
         DataError: no such folder, or no image in it.
     """
     try:
-        found = look_through(root)
+        files = look_through(root)
     except DataError as error:
         raise DataError(f"data.path: {error}") from None
-    if not found.images:
-        tell_left_out(root, found.left_out)
+    if not files.images:
+        tell_left_out(root, files.left_out)
         raise DataError(f"data.path: no images ({', '.join(IMAGE_EXTENSIONS)}) below {printable(root)}")
-    stems = [path.with_suffix("") for path in found.images]
-    captions = _captions_of({stem: found.texts[stem] for stem in stems if stem in found.texts}, found.left_out)
-    found.left_out[".txt without a picture"] += len(found.texts.keys() - {*stems})
-    tell_left_out(root, found.left_out)
+    stems = [path.with_suffix("") for path in files.images]
+    captions = _captions_of({stem: files.texts[stem] for stem in stems if stem in files.texts}, files.left_out)
+    files.left_out[".txt without a picture"] += len(files.texts.keys() - {*stems})
+    tell_left_out(root, files.left_out)
     return [
         FilePair(printable(stem.relative_to(root)), path, captions.get(stem, ()))
-        for stem, path in zip(stems, found.images, strict=True)
+        for stem, path in zip(stems, files.images, strict=True)
     ]
 
 
@@ -83,13 +83,15 @@ def csv_pairs(path: Path, image: str, caption: str, separator: str) -> list[File
         raise ConfigError(rf"data.csv_separator: {separator!r} is not one character, as , or ; or \t")
     rows = _rows(path, separator)
     _, header = next(rows, ((0, 0), []))
-    columns = [_column(header, *each, path, separator) for each in (("csv_image", image), ("csv_caption", caption))]
+    columns = [
+        _column(header, *setting, path, separator) for setting in (("csv_image", image), ("csv_caption", caption))
+    ]
     captions: dict[str, list[str]] = {}
     for place, cells in rows:
         if any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
-            told = f"{len(cells)} cells under a header of {len(header)}"
+            reason = f"{len(cells)} cells under a header of {len(header)}"
             quoting = f"put cells that hold {separator!r} or a line break between quotation marks"
-            raise DataError(f"{_where(path, *place)}: {told}; {quoting}")
+            raise DataError(f"{_where(path, *place)}: {reason}; {quoting}")
         name, text = (cells[column] for column in columns)
         captions.setdefault(name, []).append(text)
     if not captions:
@@ -101,8 +103,8 @@ def csv_pairs(path: Path, image: str, caption: str, separator: str) -> list[File
 def _column(header: list[str], key: str, name: str, path: Path, separator: str) -> int:
     if header.count(name) == 1:
         return header.index(name)
-    told = f"has no column {name!r}, only {header}" if name not in header else f"has the column {name!r} twice"
-    raise DataError(f"data.{key}: {printable(path)} {told} (data.csv_separator is {separator!r})")
+    reason = f"has no column {name!r}, only {header}" if name not in header else f"has the column {name!r} twice"
+    raise DataError(f"data.{key}: {printable(path)} {reason} (data.csv_separator is {separator!r})")
 
 
 def _where(path: Path, line: int, row: int) -> str:
@@ -114,8 +116,8 @@ def _rows(path: Path, separator: str) -> Iterator[tuple[tuple[int, int], list[st
     try:
         text, encoding = decode_text(path.read_bytes())
     except (OSError, UnreadableTextError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise DataError(f"data.path: {printable(path)} cannot be read ({told})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"data.path: {printable(path)} cannot be read ({reason})") from None
     if encoding == WESTERN:
         logger.warning("%s is no UTF-8 and is read as Windows-1252", printable(path))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -127,11 +129,11 @@ def _rows(path: Path, separator: str) -> Iterator[tuple[tuple[int, int], list[st
         except StopIteration:
             return
         except csv.Error as error:
-            told = f"{error}; a quotation mark in a cell is doubled, and its cell quoted"
-            raise DataError(f"{_where(path, first + 1, row)}: {told}") from None
+            reason = f"{error}; a quotation mark in a cell is doubled, and its cell quoted"
+            raise DataError(f"{_where(path, first + 1, row)}: {reason}") from None
         if reader.line_num - first > 1 and any(_holds_rows(cell, separator) for cell in cells):
-            told = "a quotation mark opens and swallows the rows behind it; double or remove it"
-            raise DataError(f"{_where(path, first + 1, row)}: {told}")
+            reason = "a quotation mark opens and swallows the rows behind it; double or remove it"
+            raise DataError(f"{_where(path, first + 1, row)}: {reason}")
         if any(cell.strip() for cell in cells):  # spreadsheet programs write empty rows
             yield (first + 1, row), cells
             row += 1

@@ -36,20 +36,20 @@ def look_through(root: Path) -> FolderFiles:
     """
     if not root.is_dir():
         raise DataError(f"{printable(root)} is not a folder")
-    found = FolderFiles()
-    for path in _files(root, found.left_out):
+    files = FolderFiles()
+    for path in _files(root, files.left_out):
         ending = path.suffix.lower()
         if any(part.startswith(".") for part in path.relative_to(root).parts):
-            found.left_out["hidden"] += 1
+            files.left_out["hidden"] += 1
         elif ending[1:] in IMAGE_EXTENSIONS:
-            found.images.append(path)
+            files.images.append(path)
         elif ending == ".txt" and path.is_file():  # reading a pipe would wait for ever
-            found.left_out[".txt beside another of its name"] += path.with_suffix("") in found.texts
-            found.texts[path.with_suffix("")] = path
+            files.left_out[".txt beside another of its name"] += path.with_suffix("") in files.texts
+            files.texts[path.with_suffix("")] = path
         else:
-            found.left_out[printable(ending)[:12] or "without an ending"] += 1
-    found.images.sort()
-    return found
+            files.left_out[printable(ending)[:12] or "without an ending"] += 1
+    files.images.sort()
+    return files
 
 
 def _files(root: Path, left_out: Counter[str]) -> list[Path]:
@@ -72,8 +72,8 @@ def _files(root: Path, left_out: Counter[str]) -> list[Path]:
                     folders.clear()
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                files += [folder / each for each in names]
-                linked += [folder / each for each in folders if (folder / each).is_symlink()]
+                files += [folder / name for name in names]
+                linked += [folder / name for name in folders if (folder / name).is_symlink()]
         tops = linked
     return sorted(files)
 
@@ -82,10 +82,10 @@ def tell_left_out(root: Path, left_out: Counter[str]) -> None:
     """Say once in the log what is left out of a folder."""
     counts = (+left_out).most_common()
     if counts:
-        told = ", ".join(f"{number} {what}" for what, number in sorted(counts[:NAMED], key=lambda item: item[0]))
+        kinds = ", ".join(f"{number} {what}" for what, number in sorted(counts[:NAMED], key=lambda item: item[0]))
         rest = sum(number for _, number in counts[NAMED:])
-        told += f", {rest} of other kinds" if rest else ""
-        _warn(f"{printable(root)}: files that are left out: {told}")
+        kinds += f", {rest} of other kinds" if rest else ""
+        _warn(f"{printable(root)}: files that are left out: {kinds}")
 
 
 @cache

@@ -118,12 +118,12 @@ def _image_folder(folder: Path, split: str) -> LabelledSet:
         raise DataError(f"split: {printable(folder)} has the splits {', '.join(names)}, not {split!r}")
     if not names:
         raise DataError(f"root: looked for a folder for each class in {printable(root)}, there is none")
-    found = [look_through(root / name) for name in names]
-    tell_left_out(root, sum((files.left_out + Counter(".txt" for _ in files.texts) for files in found), Counter()))
-    paths = [path for files in found for path in files.images]
+    folders = [look_through(root / name) for name in names]
+    tell_left_out(root, sum((files.left_out + Counter(".txt" for _ in files.texts) for files in folders), Counter()))
+    paths = [path for files in folders for path in files.images]
     if not paths:
         raise DataError(f"root: no images ({', '.join(IMAGE_EXTENSIONS)}) below {printable(root)}")
-    labels = [label for label, files in enumerate(found) for _ in files.images]
+    labels = [label for label, files in enumerate(folders) for _ in files.images]
     spoken = [printable(name).replace("_", " ") for name in names]
     return LabelledSet("imagefolder", ImageFiles(paths, labels), spoken, fill_templates(spoken, DEFAULT_TEMPLATES))
 

@@ -40,7 +40,7 @@ def local_records(paths: Collection[Path], folders: Collection[Path] = ()) -> di
     Raises:
         DataError: gapless prepare has not finished a folder, or a shard is missing in one of ``folders``.
     """
-    found: dict[Path, ShardRecord] = {}
+    described: dict[Path, ShardRecord] = {}
     for folder in dict.fromkeys(path.parent for path in paths):
         records = _records_in(folder)
         missing = [name for name in records if not (folder / name).is_file()] if folder in folders else []
@@ -49,8 +49,8 @@ def local_records(paths: Collection[Path], folders: Collection[Path] = ()) -> di
                 f"data.path: {folder} lacks {missing[0]} ({len(missing)} of the {len(records)} shards that its "
                 f"{SHARDS_FILE} or {SIZES_FILE} names); copy it again, or name the shards that you mean"
             )
-        found |= {path: records[path.name] for path in paths if path.parent == folder and path.name in records}
-    return found
+        described |= {path: records[path.name] for path in paths if path.parent == folder and path.name in records}
+    return described
 
 
 def check_size(path: Path, record: ShardRecord | None) -> None:
@@ -81,14 +81,14 @@ def remote_records(shards: list[str], timeout: float) -> dict[str, ShardRecord]:
     Raises:
         DataError: a server that says nothing for ``timeout`` seconds, or a file that makes no sense.
     """
-    found: dict[str, ShardRecord] = {}
+    described: dict[str, ShardRecord] = {}
     places = {shard: folder_and_name(shard) for shard in shards if scheme_of(shard) != "pipe"}
     for folder in dict.fromkeys(folder for folder, _ in places.values()):
         records = _records_at(folder, timeout) if "://" in folder else _records_in(Path(folder))
-        found |= {
+        described |= {
             shard: records[name] for shard, (place, name) in places.items() if place == folder and name in records
         }
-    return found
+    return described
 
 
 def _records_in(folder: Path) -> dict[str, ShardRecord]:

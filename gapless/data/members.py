@@ -71,16 +71,16 @@ class TarSample:
         """Its captions, none if there are none."""
         return captions_of(self.text[0], self.text[1].content, json_caption) if self.text else ()
 
-    def told(self, json_caption: str) -> str:
+    def describe(self, json_caption: str) -> str:
         """Its members, with what is wrong with them."""
-        each = [f"{self.key}.{e} {m.problem}".rstrip() for e, m in list(self.parts.items())[:6]]
-        said = ", ".join(each) + (" ..." if len(self.parts) > 6 else "")
+        members = [f"{self.key}.{e} {m.problem}".rstrip() for e, m in list(self.parts.items())[:6]]
+        description = ", ".join(members) + (" ..." if len(self.parts) > 6 else "")
         try:
             if self.text:
                 _read_captions(self.text[0], self.text[1].content, json_caption)
         except ValueError as error:
-            said = f"{said} ({self.key}.{self.text[0]}: {error})" if self.text else said
-        return said
+            description = f"{description} ({self.key}.{self.text[0]}: {error})" if self.text else description
+        return description
 
 
 def captions_of(ending: str, content: bytes, json_caption: str) -> tuple[str, ...]:
@@ -106,11 +106,11 @@ def _read_captions(ending: str, content: bytes, json_caption: str) -> tuple[str,
             raise ValueError("nothing but blanks")
         return captions
     try:
-        found = json.loads(text).get(json_caption)
+        value = json.loads(text).get(json_caption)
     except (ValueError, AttributeError, RecursionError):
         raise ValueError("no JSON object") from None
-    listed = found if isinstance(found, list) else [found]
-    texts = [" ".join(each.split()) for each in listed if isinstance(each, str) and each.strip()]
+    listed = value if isinstance(value, list) else [value]
+    texts = [" ".join(caption.split()) for caption in listed if isinstance(caption, str) and caption.strip()]
     if not texts:
         raise ValueError(f"no text under {json_caption!r}")
     return tuple(text.encode("utf-8", "replace").decode() for text in texts)  # JSON can hold half a surrogate pair

@@ -52,8 +52,8 @@ class PairSource(Protocol):
 
 def stamp_of_files(paths: Iterable[Path]) -> str:
     """Names, sizes and times of files."""
-    found = ((path, path.stat()) for path in paths if path.exists())
-    return str([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
+    existing = ((path, path.stat()) for path in paths if path.exists())
+    return str([(str(path), status.st_size, status.st_mtime_ns) for path, status in existing])
 
 
 def digest_of(items: Iterable[object]) -> str:

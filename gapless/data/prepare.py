@@ -113,14 +113,14 @@ def prepare_shards(
         DataError: the folder has other shards, cannot be written, or too many samples are bad.
         StoppedError: SIGTERM or SIGINT came.
     """
-    for key, value, holds, wanted in (
+    for key, value, holds, works in (
         ("resize", resize, resize is None or resize >= 1, "at least 1"),
         ("samples_per_shard", samples_per_shard, samples_per_shard >= 1, "at least 1"),
         ("workers", workers, workers >= 0, "0 or more"),
         ("max_bad_fraction", max_bad_fraction, 0 <= max_bad_fraction <= 1, "between 0 and 1"),
     ):
         if not holds:
-            raise ConfigError(f"{key}: {value} does not work, it must be {wanted}")
+            raise ConfigError(f"{key}: {value} does not work, it must be {works}")
     settings = {"source": _identity(source), "resize": resize, "samples_per_shard": samples_per_shard,
                 "max_pixels": max_pixels}  # fmt: skip
     with only_writer(output):
@@ -166,8 +166,8 @@ def _write_all(
         loader = Loader(encoder, workers, batch_size=None)
         for end, sample in enumerate(track(loader, "Writing shards", total=len(encoder)), start + 1):
             if stop.is_set:
-                said = f"stopped by a signal after {len(shards)} whole shards in {output}"
-                raise StoppedError(f"{said}; the same command continues")
+                reason = f"stopped by a signal after {len(shards)} whole shards in {output}"
+                raise StoppedError(f"{reason}; the same command continues")
             if isinstance(sample, BadSample):
                 bad[sample.reason] += 1
                 _note_bad(sample, bad, len(source), max_bad_fraction)

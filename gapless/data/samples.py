@@ -42,7 +42,7 @@ class BadSample(NamedTuple):
     detail: str
 
 
-def told_of(bad: Sequence[BadSample]) -> str:
+def describe_bad(bad: Sequence[BadSample]) -> str:
     """How many samples are bad, for which reasons, and the first three of them."""
     reasons = ", ".join(f"{number} {reason}" for reason, number in Counter(s.reason for s in bad).most_common())
     first = "; ".join(f"{sample.key}: {sample.detail}" for sample in bad[:3])

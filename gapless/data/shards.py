@@ -40,7 +40,7 @@ class Member:
     num_captions: int = 0
     label: int = -1
     """Class in the .cls member; -1 without one."""
-    told: str = ""
+    problem: str = ""
     """The members of a sample that lacks its picture or its captions, or why it is lost."""
     lost: bool = False
     """Stands for a sample in a damaged part of a shard, which can only be counted."""
@@ -130,7 +130,7 @@ def _member(sample: TarSample, json_caption: str) -> Member:
         text[0] if text else "",
         len(captions),
         sample.label,
-        "" if image and captions else sample.told(json_caption),
+        "" if image and captions else sample.describe(json_caption),
     )
 
 
@@ -163,20 +163,20 @@ class ShardSource:
                 lost = max(1, (record.samples if record else typical) - len(index.members))
                 logger.warning("%s is damaged (%s): %d samples count as lost", paths[shard], index.damage[0], lost)
                 keys = (f"{self.paths[shard].name}, lost {k}" for k in range(lost))  # each is held out or not by itself
-                self.members += [(shard, Member(key, told=index.damage[0], lost=True)) for key in keys]
+                self.members += [(shard, Member(key, problem=index.damage[0], lost=True)) for key in keys]
         self._check_samples()
 
     def _check_samples(self) -> None:
-        found = [member for _, member in self.members if not member.lost]
-        unlike = [m for m in found if not m.image[1] or not (m.num_captions or m.label >= 0)]
+        whole = [member for _, member in self.members if not member.lost]
+        unlike = [m for m in whole if not m.image[1] or not (m.num_captions or m.label >= 0)]
         where = f"{len(self.paths)} shards" if len(self.paths) != 1 else str(self.paths[0])
-        first = f"; the first that looks like one: {unlike[0].told}" if unlike else ""
-        if len(unlike) == len(found):
+        first = f"; the first that looks like one: {unlike[0].problem}" if unlike else ""
+        if len(unlike) == len(whole):
             raise DataError(
                 f"data.path: no samples in {where}: {RULE}; data.json_caption is {self.json_caption!r}{first}"
             )
         if unlike:
-            logger.warning("%d of %d samples in %s lack a picture or captions%s", len(unlike), len(found), where, first)
+            logger.warning("%d of %d samples in %s lack a picture or captions%s", len(unlike), len(whole), where, first)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -209,9 +209,11 @@ class ShardSource:
     def load(self, index: int) -> Pair:
         shard, member = self.members[index]
         if member.lost:
-            raise BadSampleError("truncated", member.told)
+            raise BadSampleError("truncated", member.problem)
         if not member.image[1]:
-            raise BadSampleError("missing_file", f"{self.paths[shard]} has no picture of {member.key}: {member.told}")
+            raise BadSampleError(
+                "missing_file", f"{self.paths[shard]} has no picture of {member.key}: {member.problem}"
+            )
         try:
             image = _read(str(self.paths[shard]), os.getpid(), *member.image)
             return Pair(member.key, image, self.captions(index))
@@ -227,8 +229,8 @@ def _check_files(paths: Sequence[str]) -> None:
         )
     missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
-        said = "is no regular file" if os.path.exists(missing[0]) else "is not there"
-        raise DataError(f"data.path: shard {missing[0]} {said} ({len(missing)} of {len(paths)} missing)")
+        reason = "is no regular file" if os.path.exists(missing[0]) else "is not there"
+        raise DataError(f"data.path: shard {missing[0]} {reason} ({len(missing)} of {len(paths)} missing)")
 
 
 def _read(path: str, process: int, offset: int, size: int) -> bytes:

@@ -20,7 +20,7 @@ from gapless.data.pairs import Pair
 from gapless.data.place import Place
 from gapless.data.remote import LATE, open_shard
 from gapless.data.samples import BadSample, Batch, Collate, Sample, SampleMaker, decode_pair
-from gapless.data.tar import READ_ERRORS, Damage, read_tar, told
+from gapless.data.tar import READ_ERRORS, Damage, read_tar, reason_of
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class ShardReader:
                         given += 1
                         yield self._pair(sample)
         except READ_ERRORS as error:
-            problems.append(told(error))
+            problems.append(reason_of(error))
         self._note_silence(url, problems)
         if url in self.records and given < self.records[url].samples and not problems:
             problems.append(f"it gave {given} samples, the file beside it says {self.records[url].samples}")
@@ -81,9 +81,9 @@ class ShardReader:
     def _pair(self, sample: TarSample) -> Raw:
         captions = sample.captions(self.json_caption)
         if sample.image is None:
-            return BadSample(sample.key, "missing_file", f"no picture among {sample.told(self.json_caption)}")
+            return BadSample(sample.key, "missing_file", f"no picture among {sample.describe(self.json_caption)}")
         if not captions:
-            return BadSample(sample.key, "no_caption", f"no caption in {sample.told(self.json_caption)}")
+            return BadSample(sample.key, "no_caption", f"no caption in {sample.describe(self.json_caption)}")
         return Pair(sample.key, sample.image.content, captions)
 
 

@@ -38,26 +38,26 @@ class Damage(NamedTuple):
     detail: str
 
 
-def read_tar(file: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[TarMember | Damage]:
+def read_tar(file: IO[bytes], is_read: Callable[[str], bool]) -> Iterator[TarMember | Damage]:
     """Walk a tar file by its headers; past a damaged header at the next one that is whole.
 
     Concatenated archives are read to the end. Links and sparse files are members with a problem.
 
     Args:
         file: open for reading, seekable or not.
-        wanted: whether the content of a member is read, by its name.
+        is_read: whether the content of a member is read, by its name.
 
     Yields:
         Members and damage in the order of the file. An error of reading ends the file and is damage.
     """
     cursor = _Cursor(file)
     try:
-        yield from _walk(cursor, wanted)
+        yield from _walk(cursor, is_read)
     except READ_ERRORS as error:
-        yield Damage(cursor.position, told(error))
+        yield Damage(cursor.position, reason_of(error))
 
 
-def told(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What an error of reading says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -90,7 +90,7 @@ class _Cursor:
         return True
 
 
-def _walk(cursor: _Cursor, wanted: Callable[[str], bool]) -> Iterator[TarMember | Damage]:
+def _walk(cursor: _Cursor, is_read: Callable[[str], bool]) -> Iterator[TarMember | Damage]:
     start, damaged, after_end = 0, -1, False
     zeros, extended, whole = 0, dict[str, str](), True
     while whole and len(block := cursor.read(BLOCK)) == BLOCK:
@@ -111,7 +111,7 @@ def _walk(cursor: _Cursor, wanted: Callable[[str], bool]) -> Iterator[TarMember 
             end = cursor.position + info.size
             extended |= _extended(info, cursor.read(min(info.size, MAX_HEADER)))
         else:
-            member = _member(info, extended, cursor, wanted)
+            member = _member(info, extended, cursor, is_read)
             end, extended = member.offset + member.size, {}
             whole = cursor.move(end)
             if whole and (info.isreg() or member.problem):
@@ -142,19 +142,19 @@ def _extended(info: tarfile.TarInfo, content: bytes) -> dict[str, str]:
     """What a header of its own says of the next member: its name, its size."""
     if info.type == tarfile.GNUTYPE_LONGNAME:
         return {"path": content.split(b"\0")[0].decode("utf-8", "backslashreplace")}
-    found: dict[str, str] = {}
+    records: dict[str, str] = {}
     while info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE) and content[:1].isdigit():
         length = content.split(b" ", 1)[0]
         if not length.isdigit() or len(length) > 7 or int(length) <= len(length) + 1:
             break
         record, content = content[len(length) + 1 : int(length)], content[int(length) :]
         name, _, value = record.rstrip(b"\n").decode("utf-8", "backslashreplace").partition("=")
-        found[name] = value
-    return found
+        records[name] = value
+    return records
 
 
 def _member(
-    info: tarfile.TarInfo, extended: dict[str, str], cursor: _Cursor, wanted: Callable[[str], bool]
+    info: tarfile.TarInfo, extended: dict[str, str], cursor: _Cursor, is_read: Callable[[str], bool]
 ) -> TarMember:
     """What a header and the extended ones before it say of a member, and its content if that is wanted."""
     name, offset = extended.get("path", info.name), cursor.position
@@ -166,4 +166,4 @@ def _member(
         return TarMember(extended.get("GNU.sparse.name", name), offset, info.size, problem="is a sparse file")
     if size > MAX_MEMBER:
         return TarMember(name, offset, size, problem=f"is larger than {MAX_MEMBER} bytes")
-    return TarMember(name, offset, size, cursor.read(size) if wanted(name) else b"")
+    return TarMember(name, offset, size, cursor.read(size) if is_read(name) else b"")

@@ -21,7 +21,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         DataError: another process writes there, or it is no folder and cannot become one.
     """
     try:
-        new = [each for each in (folder, *folder.parents) if not each.exists()]
+        new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError) as error:
@@ -34,8 +34,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     finally:
         os.close(descriptor)
         with suppress(OSError):
-            for each in new:
-                each.rmdir()
+            for parent in new:
+                parent.rmdir()
 
 
 def _lock(descriptor: int, folder: Path) -> None:

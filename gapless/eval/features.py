@@ -18,7 +18,7 @@ from gapless.data import Place
 from gapless.data.images import LONG_CAPTION, BadSampleError
 from gapless.data.labelled import LabelledImages
 from gapless.data.loader import EvalData
-from gapless.data.samples import BadSample, Transform, told_of
+from gapless.data.samples import BadSample, Transform, describe_bad
 from gapless.data.tokens import tell_cut, too_long
 from gapless.data.workers import Loader
 from gapless.errors import DataError, NonFiniteError
@@ -80,7 +80,7 @@ def embed_pairs(
     parts = gather_object([(torch.cat(images), torch.cat(texts), torch.cat(indices), bad, cut, first_cut)])
     filled = [p for p in parts if len(p[0])]
     if not filled:
-        raise DataError(f"evaluation: no usable pair; {told_of([sample for p in parts for sample in p[3]])}")
+        raise DataError(f"evaluation: no usable pair; {describe_bad([sample for p in parts for sample in p[3]])}")
     features = PairFeatures(
         torch.cat([p[0] for p in filled]),
         torch.cat([p[1] for p in filled]),
@@ -94,7 +94,7 @@ def embed_pairs(
         tell_cut(sum(p[4] for p in parts), n, next(p[5] for p in parts if p[4]))
     if data.num_samples >= 0 and n + len(features.bad) != data.num_samples:
         raise DataError(
-            f"evaluation saw {n} + {len(features.bad)} bad samples of {data.num_samples}; {told_of(features.bad)}"
+            f"evaluation saw {n} + {len(features.bad)} bad samples of {data.num_samples}; {describe_bad(features.bad)}"
         )
     return features
 
@@ -253,7 +253,7 @@ def embed_images(
     rows = [row for part, _ in parts for row in part if len(row[1])]
     bad = [sample for _, part in parts for sample in part]
     if not rows:
-        raise DataError(f"none of {len(images)} images can be used; {told_of(bad)}")
+        raise DataError(f"none of {len(images)} images can be used; {describe_bad(bad)}")
     features, positions, labels = (torch.cat(column) for column in zip(*rows, strict=True))
     refuse_not_finite(features, "image")
     if len(features) + len(bad) != len(images):

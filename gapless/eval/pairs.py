@@ -13,7 +13,7 @@ from gapless.config import Config
 from gapless.data import Place
 from gapless.data.emoji import ClassSet, emoji_classes
 from gapless.data.loader import EvalData, build_eval_data
-from gapless.data.samples import told_of
+from gapless.data.samples import describe_bad
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError
 from gapless.eval.features import Autocast, PairFeatures, embed_classes, embed_pairs
@@ -114,11 +114,11 @@ class PairEvaluation:
     def _check(self, features: PairFeatures) -> None:
         n, bad = len(features.image), len(features.bad)
         if bad:
-            logger.warning("%s: left out of %d samples: %s", self.prefix, n + bad, told_of(features.bad))
+            logger.warning("%s: left out of %d samples: %s", self.prefix, n + bad, describe_bad(features.bad))
         if bad > self.max_bad_fraction * (n + bad):
             raise DataError(
                 f"{self.prefix}: {bad} of {n + bad} samples cannot be used, more than data.max_bad_fraction="
-                f"{self.max_bad_fraction}; {told_of(features.bad)}"
+                f"{self.max_bad_fraction}; {describe_bad(features.bad)}"
             )
         if n < 5:
             raise DataError(f"{self.prefix}: gap metrics need at least 5 pairs, there are {n}")

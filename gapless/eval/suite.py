@@ -15,7 +15,7 @@ from torch import Tensor
 from gapless.data import PairSource
 from gapless.data.images import decode_image
 from gapless.data.labelled import MAX_PIXELS, ImageFiles, LabelledImages, LabelledSet
-from gapless.data.samples import spoken, told_of
+from gapless.data.samples import describe_bad, spoken
 from gapless.data.tokens import CaptionTokenizer
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
@@ -216,7 +216,7 @@ class Suite:
         if len(found.bad) > self.max_bad_fraction * len(images):
             raise DataError(
                 f"{name}: {len(found.bad)} of {len(images)} images cannot be used, more than max_bad_fraction="
-                f"{self.max_bad_fraction}; {told_of(found.bad)}"
+                f"{self.max_bad_fraction}; {describe_bad(found.bad)}"
             )
         used = [(images.key(i), k) for i, k in zip(found.positions.tolist(), found.labels.tolist(), strict=True)]
         moved = self.transform.image(found.features, renormalise=True)

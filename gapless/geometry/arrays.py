@@ -50,15 +50,15 @@ class StoredArray:
         with _named(self.path):
             if self.path.suffix == ".safetensors":
                 with safe_open(self.path, "pt") as file:
-                    found = file.get_tensor(self.member)
-                found = (found if str(self.dtype) in str(found.dtype) else found.float()).numpy()
+                    tensor = file.get_tensor(self.member)
+                array = (tensor if str(self.dtype) in str(tensor.dtype) else tensor.float()).numpy()
             elif self.path.suffix == ".npz":
                 with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.member}.npy") as part:
-                    found = npy.read_array(part, allow_pickle=False)
+                    array = npy.read_array(part, allow_pickle=False)
             else:
                 # Read where it lies: it may be larger than memory.
-                found = np.load(self.path, allow_pickle=False, mmap_mode="r")
-            return found if rows is None else found[rows]
+                array = np.load(self.path, allow_pickle=False, mmap_mode="r")
+            return array if rows is None else array[rows]
 
 
 def check_memory(path: Path, items: int, dtype: np.dtype[Any], hint: str = "") -> None:
@@ -86,8 +86,8 @@ def find_arrays(path: Path) -> dict[str, StoredArray]:
         ) from None
     if stat.S_ISDIR(mode):
         parts = sorted(part.name for part in path.glob("*.npy"))
-        told = f" of {len(parts)} parts, {parts[0]} ...; join them with numpy.concatenate" if parts else ""
-        raise DataError(f"{path} is a folder{told}; one file ({', '.join(ENDINGS)}) is read")
+        contents = f" of {len(parts)} parts, {parts[0]} ...; join them with numpy.concatenate" if parts else ""
+        raise DataError(f"{path} is a folder{contents}; one file ({', '.join(ENDINGS)}) is read")
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is no regular file")
     with _named(path):
@@ -103,11 +103,11 @@ def find_arrays(path: Path) -> dict[str, StoredArray]:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-                found = {}
+                arrays = {}
                 for name in names:
                     with archive.open(f"{name}.npy") as part:
-                        found[name] = StoredArray(path, name, *_header(part)[:2])
-                return found
+                        arrays[name] = StoredArray(path, name, *_header(part)[:2])
+                return arrays
         with path.open("rb") as file:
             shape, dtype, start = _header(file)
         if start + math.prod(shape) * dtype.itemsize > path.stat().st_size:

@@ -81,15 +81,15 @@ def _names_of(side: str) -> tuple[str, ...]:
     return side, f"{side}s", f"{side}_features", f"{side}_embeddings"
 
 
-def _chosen(path: Path, arrays: dict[str, StoredArray], wanted: str) -> StoredArray:
+def _chosen(path: Path, arrays: dict[str, StoredArray], name: str) -> StoredArray:
     """The array meant: that of the name, or the only one unless it is the other side's."""
-    for name in _names_of(wanted):
-        if name in arrays:
-            return arrays[name]
-    others = [name for side in SIDES if wanted in SIDES and side != wanted for name in _names_of(side)]
+    for key in _names_of(name):
+        if key in arrays:
+            return arrays[key]
+    others = [key for side in SIDES if name in SIDES and side != name for key in _names_of(side)]
     if len(arrays) == 1 and not set(arrays) & set(others):
         return next(iter(arrays.values()))
-    raise DataError(f"{path} has the arrays {', '.join(arrays) or 'of no name'}, and none is called {wanted}")
+    raise DataError(f"{path} has the arrays {', '.join(arrays) or 'of no name'}, and none is called {name}")
 
 
 def load_sides(images: Path, texts: Path, rows: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor, list[str]]:
@@ -148,8 +148,8 @@ def load_labels(path: Path, queries: int, candidates: int) -> Tensor:
 
 def kept_epochs(run: Path) -> dict[int, Path]:
     """The embeddings that a run kept, by epoch; files of other names beside them are none."""
-    found = ((path.stem.removeprefix("epoch_"), path) for path in (run / EMBEDDINGS).glob("epoch_*.safetensors"))
-    return dict(sorted((int(epoch), path) for epoch, path in found if re.fullmatch("[0-9]{1,9}", epoch)))
+    epochs = ((path.stem.removeprefix("epoch_"), path) for path in (run / EMBEDDINGS).glob("epoch_*.safetensors"))
+    return dict(sorted((int(epoch), path) for epoch, path in epochs if re.fullmatch("[0-9]{1,9}", epoch)))
 
 
 def kept_embeddings(source: Path) -> Path:
@@ -160,7 +160,7 @@ def kept_embeddings(source: Path) -> Path:
     """
     if not source.is_dir():
         return source
-    found = kept_epochs(source)
-    if not found:
+    epochs = kept_epochs(source)
+    if not epochs:
         raise DataError(f"{source} kept no embeddings (eval.keep_embeddings); give files as --images and --texts")
-    return found[max(found)]
+    return epochs[max(epochs)]

@@ -94,7 +94,7 @@ def robustness(
     """
     queries, candidates, gap = queries.float(), candidates.float(), gap.float()
     moved = [candidates + alpha * gap for alpha in alphas]
-    clean = [nearest(queries, each, mode) for each in moved]
+    clean = [nearest(queries, points, mode) for points in moved]
     generator = torch.Generator().manual_seed(seed)
     stays = torch.zeros(draws, len(alphas), dtype=torch.float64)
     right = torch.zeros(draws, len(alphas), dtype=torch.float64)
@@ -119,7 +119,7 @@ def _curves(
         tuple(alphas),
         tuple(stays.mean(dim=0).tolist()),
         tuple(errors.tolist()),
-        tuple(float((each == labels).double().mean()) for each in clean) if labels is not None else (),
+        tuple(float((neighbours == labels).double().mean()) for neighbours in clean) if labels is not None else (),
         tuple(right.mean(dim=0).tolist()) if labels is not None else (),
     )
 
@@ -144,9 +144,9 @@ def _nearest_of_many(
 ) -> list[Tensor]:
     """Nearest noisy candidates for each alpha."""
     if mode == "cosine":
-        return [nearest(queries, each + noise, mode) for each in moved]
+        return [nearest(queries, points + noise, mode) for points in moved]
     noisy = candidates + noise
-    offsets = [(each + noise).square().sum(dim=1) / 2 for each in moved]
+    offsets = [(points + noise).square().sum(dim=1) / 2 for points in moved]
     neighbours = torch.empty(len(moved), len(queries), dtype=torch.int64, device=queries.device)
     for strip in strips(len(queries), len(candidates)):
         scores = queries[strip] @ noisy.T  # q . alpha g is the same for all candidates
@@ -201,11 +201,12 @@ def quantisation_robustness(
     coarse = quantiser(queries.float())
     for alpha in alphas:
         moved = candidates.float() + alpha * gap.float()
-        clean, found = nearest(queries.float(), moved, "l2"), nearest(coarse, quantiser(moved), "l2")
-        stays.append(float((clean == found).double().mean()))
+        clean = nearest(queries.float(), moved, "l2")
+        coarse_neighbours = nearest(coarse, quantiser(moved), "l2")
+        stays.append(float((clean == coarse_neighbours).double().mean()))
         if labels is not None:
             accuracy.append(float((clean == labels).double().mean()))
-            noisy.append(float((found == labels).double().mean()))
+            noisy.append(float((coarse_neighbours == labels).double().mean()))
     return Robustness(tuple(alphas), tuple(stays), (0.0,) * len(stays), tuple(accuracy), tuple(noisy))
 
 
@@ -256,9 +257,9 @@ def choice_robustness(
     for k in range(draws):
         noisy = choices + draw_noise(tuple(choices.shape), "gaussian", sigma, generator)
         for a, alpha in enumerate(alphas):
-            found = nearest_choice(queries, noisy + alpha * step)
-            stays[k, a] = (found == clean[a]).double().mean()
-            right[k, a] = (found == correct).double().mean()
+            noisy_neighbours = nearest_choice(queries, noisy + alpha * step)
+            stays[k, a] = (noisy_neighbours == clean[a]).double().mean()
+            right[k, a] = (noisy_neighbours == correct).double().mean()
     return _curves(alphas, stays, right, clean, correct)
 
 

@@ -53,14 +53,14 @@ def gap_statistics(
     grouped = gaps[order].reshape(-1, group, gaps.shape[1])  # (G, M, D)
     means = grouped.mean(dim=1)
     if definition == "code":
-        found = _as_code(x, gaps, means, generator)
+        samples = _as_code(x, gaps, means, generator)
     else:
-        found = _as_paper(x[order].reshape(grouped.shape), grouped, means)
-    found["gap_length"] = means.norm(dim=1)
+        samples = _as_paper(x[order].reshape(grouped.shape), grouped, means)
+    samples["gap_length"] = means.norm(dim=1)
     return {
-        f"{name}_{told}": float(value)
-        for name, values in found.items()
-        for told, value in (("mean", values.mean()), ("std", values.std()))
+        f"{name}_{statistic}": float(value)
+        for name, values in samples.items()
+        for statistic, value in (("mean", values.mean()), ("std", values.std()))
     }
 
 
@@ -117,15 +117,15 @@ def cosine_statistics(image_features: Tensor, text_features: Tensor) -> dict[str
         float((s @ s - square) / (len(rows) * (len(rows) - 1)))
         for rows, s, square in zip((x, y), sums, squares, strict=True)
     ]
-    found = {"cone_image": cones[0], "cone_text": cones[1]}
+    statistics = {"cone_image": cones[0], "cone_text": cones[1]}
     if len(x) == len(y):
         pairs = float((x * y).sum())
         n = len(x)
         apart = (1 - pairs / n) / 2
         within = (2 - cones[0] - cones[1]) / 4
-        found |= {
+        statistics |= {
             "pair_cosine": pairs / n,
             "non_pair_cosine": float(sums[0] @ sums[1] - pairs) / (n * (n - 1)),
             "relative_modality_gap": apart / (apart + within) if apart + within else 0.0,
         }
-    return found
+    return statistics

@@ -44,10 +44,10 @@ def clip_loss(
     count = excluded.logical_not().sum(dim=1).clamp(min=1).to(logits.dtype)
     negatives = logits.masked_fill(excluded, EXCLUDED)
     total = logits.new_zeros(())
-    for each in (negatives, negatives.T):
-        mass = each.mul(1 + hardness).logsumexp(dim=1)
+    for repelled in (negatives, negatives.T):
+        mass = repelled.mul(1 + hardness).logsumexp(dim=1)
         if hardness:
-            mass = mass - each.mul(hardness).logsumexp(dim=1) + count.log()
+            mass = mass - repelled.mul(hardness).logsumexp(dim=1) + count.log()
         total = total + softplus(mass - logits.diagonal()).mean()
     return total / 2
 

@@ -63,9 +63,9 @@ class Share:
         self.repelling = num_repelling(n, inputs.groups, self.rows, inputs.x.device)
         # Logits of the matching pairs.
         self.matching = inputs.scale * (inputs.x[self.rows] * inputs.y[self.rows]).sum(dim=1)
-        wanted = [head for term in terms for head in term.heads(inputs, knobs).items()]
+        named = [item for term in terms for item in term.heads(inputs, knobs).items()]
         # In one order whatever that of the terms: sums of floats depend on it.
-        heads = dict(sorted(wanted, key=lambda named: ORDER.index(type(named[1]))))
+        heads = dict(sorted(named, key=lambda item: ORDER.index(type(item[1]))))
         results = over_cross_pairs(inputs.x, inputs.y, list(heads.values()), self.rows, inputs.groups)
         self.cross: dict[str, list[Tensor]] = dict(zip(heads, results, strict=True))
         for name, head in heads.items():

@@ -40,10 +40,10 @@ def known_name(name: str) -> str:
     for candidate in (name, spelled):
         if open_clip.get_model_config(candidate) is not None:
             return candidate
-    known = {each.lower(): each for each in open_clip.list_models()}
+    known = {model.lower(): model for model in open_clip.list_models()}
     nearest = difflib.get_close_matches(spelled.lower(), known, n=1)
-    told = f"did you mean {known[nearest[0]]}?" if nearest else "open_clip.list_models() names them all"
-    raise ConfigError(f"model.name: open_clip has no model {name!r}; {told}")
+    hint = f"did you mean {known[nearest[0]]}?" if nearest else "open_clip.list_models() names them all"
+    raise ConfigError(f"model.name: open_clip has no model {name!r}; {hint}")
 
 
 def check_architecture(tree: Mapping[str, Any]) -> None:
@@ -74,8 +74,8 @@ def check_architecture(tree: Mapping[str, Any]) -> None:
             _refuse("vision_cfg.patch_size", vision["patch_size"], f"an image has {least} pixels on a side")
 
 
-def _refuse(place: str, value: Any, wanted: str) -> None:
-    raise ConfigError(f"{KEY}.{place}: {value!r} does not work, {wanted}")
+def _refuse(place: str, value: Any, reason: str) -> None:
+    raise ConfigError(f"{KEY}.{place}: {value!r} does not work, {reason}")
 
 
 def _sides(size: Any) -> Sequence[int]:
@@ -141,7 +141,7 @@ def create_clip(
             **overrides,
         )
     decoder = getattr(clip, "text_decoder", None)
-    if decoder is not None:  # open_clip leaves a CoCa's as it found the memory, NaN included
+    if decoder is not None:  # open_clip leaves a CoCa's as the memory was, NaN included
         nn.init.normal_(decoder.text_projection, std=decoder.text_projection.shape[0] ** -0.5)
     return clip
 

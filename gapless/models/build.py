@@ -191,14 +191,14 @@ def _from_open_clip(
 
 
 @contextmanager
-def _one_line(key: str, kind: type[GaplessError], told: str) -> Iterator[None]:
+def _one_line(key: str, kind: type[GaplessError], failure: str) -> Iterator[None]:
     """Whatever open_clip, timm or transformers raises, as one line."""
     try:
         yield
     except GaplessError:
         raise
     except Exception as error:  # assertions, divisions by zero, missing keys: each tower has its own
-        raise kind(f"{key}: {told} ({type(error).__name__}: {line(error)})") from None
+        raise kind(f"{key}: {failure} ({type(error).__name__}: {line(error)})") from None
 
 
 @torch.no_grad()

@@ -61,9 +61,9 @@ def save_export(
             model.clip.text.config.save_pretrained(folder)  # the tower's own folder may be gone one day
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or line(error)})") from None
-    told = json.dumps(bool(model.model_config.get(QUICK_GELU, False)))
+    quick_gelu = json.dumps(bool(model.model_config.get(QUICK_GELU, False)))
     with write_whole(folder / CLIP_WEIGHTS) as temporary:
-        save_file(tensors, temporary, {"format": "pt", QUICK_GELU: told})
+        save_file(tensors, temporary, {"format": "pt", QUICK_GELU: quick_gelu})
 
 
 def load_export(folder: Path, custom_text: bool = False, **overrides: Any) -> tuple[ClipModel, Tokenizer]:
@@ -119,8 +119,8 @@ def read_export_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise DataError(f"model.name: {folder} is no folder")
     if not path.is_file():
-        told = _other_program(folder)
-        raise DataError(told or f"{folder} has no {CLIP_CONFIG}; gapless export RUN writes an export folder")
+        other = _other_program(folder)
+        raise DataError(other or f"{folder} has no {CLIP_CONFIG}; gapless export RUN writes an export folder")
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree["model_cfg"], dict) or not isinstance(tree.get("preprocess_cfg", {}), dict):

@@ -56,9 +56,9 @@ def fit_weights(clip: nn.Module, weights: Weights, name: str) -> None:
         state = _spelled_for(clip, weights.tensors)
     except (KeyError, AttributeError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise DataError(f"{weights.path} does not fit {name}: {type(error).__name__} {line(error)}") from None
-    told = _difference(state, clip.state_dict())
-    if told:
-        raise DataError(f"{weights.path} holds the weights of another architecture than {name}: {told}")
+    difference = _difference(state, clip.state_dict())
+    if difference:
+        raise DataError(f"{weights.path} holds the weights of another architecture than {name}: {difference}")
     clip.load_state_dict(state)
 
 
@@ -86,10 +86,10 @@ def _difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     for name, tensor in own.items():
         if name in state and state[name].shape != tensor.shape:
             return f"{name} is {list(state[name].shape)} in the file and {list(tensor.shape)} in the model"
-    for told, one, two in (("the file lacks", own, state), ("the model lacks", state, own)):
+    for side, one, two in (("the file lacks", own, state), ("the model lacks", state, own)):
         lacking = [name for name in one if name not in two]
         if lacking:
-            return f"{told} {lacking[0]}" + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
+            return f"{side} {lacking[0]}" + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
     return ""
 
 
@@ -100,8 +100,10 @@ def _load_big_vision(clip: nn.Module, path: Path) -> None:
     except (KeyError, ValueError, RuntimeError, AttributeError, AssertionError, TypeError, OSError) as error:
         with np.load(path, allow_pickle=False) as arrays:
             held = ", ".join(list(arrays)[:3])
-        told = f"{type(error).__name__}: {line(error)}"
-        raise DataError(f"{path} (arrays {held} ...) is no SigLIP of big_vision that fits the model ({told})") from None
+        reason = f"{type(error).__name__}: {line(error)}"
+        raise DataError(
+            f"{path} (arrays {held} ...) is no SigLIP of big_vision that fits the model ({reason})"
+        ) from None
 
 
 def _check_activation(weights: Weights, quick_gelu: bool, name: str) -> None:
@@ -134,5 +136,5 @@ def refuse_activation(weights: str, quick_gelu: bool, name: str) -> None:
 def preprocess_of(name: str) -> dict[str, Any]:
     """How all published weights of a model want their pixels, where they agree; else nothing."""
     tags = open_clip.list_pretrained_tags_by_model(name)
-    found = [{k: v for k, v in open_clip.get_pretrained_cfg(name, tag).items() if k in PIXELS} for tag in tags]
-    return found[0] if found and all(each == found[0] for each in found) else {}
+    pixels = [{k: v for k, v in open_clip.get_pretrained_cfg(name, tag).items() if k in PIXELS} for tag in tags]
+    return pixels[0] if pixels and all(other == pixels[0] for other in pixels) else {}

@@ -60,9 +60,9 @@ def check_model(name: str, pretrained: str | None = None) -> Path | None:
         try:
             name = known_name(name)
         except ConfigError as error:
-            told = str(error).removeprefix("model.name: ")
+            reason = str(error).removeprefix("model.name: ")
             raise ConfigError(
-                f"{name!r} is neither the folder of a run or an export nor a model of open_clip: {told}"
+                f"{name!r} is neither the folder of a run or an export nor a model of open_clip: {reason}"
             ) from None
         if pretrained is None:
             raise ConfigError(

@@ -74,8 +74,8 @@ class _Reader(pickle.Unpickler):
             return _DTYPES[name]
         raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
 
-    def persistent_load(self, told: Any) -> Tensor:
-        _, dtype, key, _, _ = told
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, _ = pid
         data = bytearray(self.read(str(key)))
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 

@@ -108,9 +108,9 @@ def kind_of(path: Path) -> str:
         return _kind_of_zip(path)
     if head.startswith(_LEGACY):
         return "torch"
-    for beginning, told in _BEGINNINGS.items():
+    for beginning, kind in _BEGINNINGS.items():
         if head.lstrip().startswith(beginning):
-            raise DataError(f"{path} {told}")
+            raise DataError(f"{path} {kind}")
     if head.startswith(b"\x80"):
         what = "features of ClipCap or CapDec" if b"clip_embedding" in head else "Python objects"
         raise DataError(f"{path} is a pickle ({what}), not weights, and pickles are not run")
@@ -165,11 +165,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without what wrappers for many processes and compilers put before every name."""
-    found = dict(tensors)
+    named = dict(tensors)
     for prefix in ("module.", "_orig_mod."):
-        if found and all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+        if named and all(name.startswith(prefix) for name in named):
+            named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    return named
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
@@ -183,9 +183,9 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 def foreign(names: Mapping[str, Any]) -> str | None:
     """Which other program's weights have such names, or None."""
-    for beginning, told in _FOREIGN.items():
+    for beginning, program in _FOREIGN.items():
         if any(name.startswith(beginning) for name in names):
-            return told
+            return program
     return None
 
 

@@ -113,7 +113,7 @@ def test_a_picture_that_is_a_link_is_a_sample_that_says_so():
     info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
     (sample,) = tar_samples(read_tar(io.BytesIO(info.tobuf() + bytes(1024)), lambda name: True), together=True)
     assert sample.image is None
-    assert sample.told("caption") == "1.jpg is a link"
+    assert sample.describe("caption") == "1.jpg is a link"
 
 
 def test_keys_that_are_paths_name_no_files(tmp_path):
