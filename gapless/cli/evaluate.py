@@ -161,7 +161,7 @@ def _print_side_by_side(found: Sequence[Any], names: Sequence[str], ends: Sequen
     from rich.table import Table
 
     from gapless.eval.compare import difference
-    from gapless.report.tables import Column, best_row, better
+    from gapless.report import best_row, column_of
 
     differences: dict[tuple[str, str], str] = {}
     for each in found if len(ends) > 1 else ():
@@ -175,8 +175,8 @@ def _print_side_by_side(found: Sequence[Any], names: Sequence[str], ends: Sequen
         table.add_column(Text(name), no_wrap=True)
     for each in found:
         for metric, values in each.metrics().items():
-            direction = better(metric) if each.same_samples else ""
-            best = best_row({name: {metric: v} for name, v in values.items()}, Column(metric, "", direction))
+            rows = {name: {metric: v} for name, v in values.items()}
+            best = best_row(rows, column_of(metric)) if each.same_samples else None
             cells = (Text(f"{values[n]:.4f}" if n in values else "-", "bold" if n == best else "") for n in names)
             told = [differences.get((each.label, metric), "")] if differences else []
             table.add_row(Text(f"{each.label} {metric}"), *cells, *told)

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,27 +19,26 @@ from gapless.config.arguments import (
     Seed,
 )
 from gapless.errors import ConfigError, DataError
+from gapless.measures import measure_of
 from gapless.run_folder import check_file, write_text, write_whole
 
 logger = logging.getLogger(__name__)
 
-SHOWN = {
-    "Distance": ("centroid_distance", "linear_separability", "linear_separability_centred", "relative_modality_gap"),
-    "Mixing": ("mixing@1", "mixing@10", "relative_alignment", "mutual_knn@10", "cka"),
-    "Cosines": ("pair_cosine", "non_pair_cosine", "cone_image", "cone_text"),
-    "Spread": ("uniformity_image", "uniformity_text", "cross_uniformity", "alignment"),
-    "Dimensions": (
-        *("effective_dim_image", "effective_dim_text"),
-        *("effective_rank_image", "effective_rank_text", "effective_rank_union"),
-    ),
-    "After centring": ("energy_distance", "mmd2", "gaussian_w2"),
-    "Gap and noise": tuple(
-        f"{name}_{told}"
+SHOWN = (
+    *("centroid_distance", "linear_separability", "linear_separability_centred", "relative_modality_gap"),
+    *("mixing@1", "mixing@10", "relative_alignment", "mutual_knn@10", "cka"),
+    *("pair_cosine", "non_pair_cosine", "cone_image", "cone_text"),
+    *("uniformity_image", "uniformity_text", "cross_uniformity", "alignment"),
+    *("effective_dim_image", "effective_dim_text"),
+    *("effective_rank_image", "effective_rank_text", "effective_rank_union"),
+    *("energy_distance", "mmd2", "gaussian_w2"),
+    *(
+        f"{name}_{part}"
         for name in ("gap_length", "gap_direction", "gap_orthogonality", "noise_mean", "noise_direction")
-        for told in ("mean", "std")
+        for part in ("mean", "std")
     ),
-}
-"""What the table shows; the JSON has everything."""
+)
+"""What the table shows, by section; the JSON has everything."""
 FIGURES = ("gap.png", "gap.pdf", "map.png", "map.pdf")
 
 
@@ -133,11 +133,10 @@ def _print_gap(scores: dict[str, Any], intervals: dict[str, tuple[float, float]]
     told = f"{scores['num_images']} images, {scores['num_texts']} texts, {scores['dimension']} dimensions"
     table = Table(told, "", box=None)
     table.columns[1].justify = "right"
-    for section, names in SHOWN.items():
-        found = [name for name in names if name in scores]
-        if found:
-            table.add_row(f"[bold]{section}[/]", "")
-        for name in found:
+    shown = [name for name in SHOWN if name in scores]
+    for section, names in groupby(shown, lambda name: measure_of(name).section):
+        table.add_row(f"[bold]{section}[/]", "")
+        for name in names:
             ends = "" if name not in intervals else " [dim][{:.3f}, {:.3f}][/]".format(*intervals[name])
             table.add_row(f"  {name}", f"{scores[name]:.4f}{ends}")
     Console().print(table)
@@ -242,14 +241,15 @@ def _check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]
 def _print_closing(before: tuple[Any, Any], after: tuple[Any, Any], applied: bool) -> None:
     from gapless.eval import retrieval_recall
     from gapless.geometry import centroid_distance, linear_separability
-    from gapless.report import Column, score_table
+    from gapless.report import Column, column_of, score_table
 
     rows: dict[str, dict[str, float]] = {}
     for name, (x, y) in (("before", before), ("after", after)):
-        rows[name] = {"distance": centroid_distance(x, y), "separability": linear_separability(x, y)}
+        rows[name] = {"centroid_distance": centroid_distance(x, y), "linear_separability": linear_separability(x, y)}
         if len(x) == len(y):
             rows[name] |= retrieval_recall(x, y)
-    columns = [Column("distance", "centroid distance"), Column("separability", "linear separability")]
+    # Nothing is chosen between the two, and no value is marked.
+    columns = [column_of(name)._replace(better="") for name in ("centroid_distance", "linear_separability")]
     columns += [Column(f"{side}_retrieval_recall@1", f"{side} R@1 by cosine") for side in ("image", "text")]
     title = "On the embeddings of --apply" if applied else "On the embeddings that it was fitted on"
     Console().print(score_table(rows, columns, title).terminal())

@@ -3,7 +3,7 @@
 from gapless.report.figures import embedding_maps
 from gapless.report.page import write_report
 from gapless.report.runs import METRICS, RunRecord, load_run
-from gapless.report.tables import Cell, Column, Table, best_row, score_table
+from gapless.report.tables import Cell, Column, Table, best_row, column_of, score_table
 
 __all__ = [
     "METRICS",
@@ -12,6 +12,7 @@ __all__ = [
     "RunRecord",
     "Table",
     "best_row",
+    "column_of",
     "embedding_maps",
     "load_run",
     "score_table",

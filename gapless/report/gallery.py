@@ -20,6 +20,7 @@ from gapless.data.samples import pick_caption
 from gapless.errors import DataError, GaplessError
 from gapless.eval import PairFeatures, load_pairs
 from gapless.geometry.spectrum import principal_axes
+from gapless.measures import measure_of
 from gapless.report.runs import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -157,13 +158,9 @@ def _rounded(values: Tensor) -> list[list[float]]:
 
 def _told(run: RunRecord, epoch: int) -> str:
     """The scores of an epoch that a reader of the map wants."""
-    shown = {
-        "val/centroid_distance": "centroid distance",
-        "val/linear_separability": "separability",
-        "val/text_retrieval_recall@1": "image to text R@1",
-    }
-    values = {told: dict(run.curve(name)).get(epoch) for name, told in shown.items()}
-    return ", ".join(f"{told} {value:.3f}" for told, value in values.items() if value is not None)
+    shown = ("val/centroid_distance", "val/linear_separability", "val/text_retrieval_recall@1")
+    values = {name: dict(run.curve(name)).get(epoch) for name in shown}
+    return ", ".join(f"{measure_of(name).short} {value:.3f}" for name, value in values.items() if value is not None)
 
 
 @dataclass

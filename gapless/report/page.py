@@ -19,20 +19,19 @@ from gapless.report.figures import draw_panels, embedding_maps
 from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
 from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
 from gapless.report.runs import RunRecord, differences
-from gapless.report.tables import Cell, Column, Table, best_row, better, score_table
+from gapless.report.tables import Cell, Table, best_row, column_of, score_table
 from gapless.run_folder import check_file, write_text
 
 ASSETS = files("gapless.report") / "assets"
 CSS = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "double"}
 """Style sheets' names of plotly's dashes."""
 FINAL = (
-    Column("val/centroid_distance", "centroid distance", "low"),
-    Column("val/linear_separability", "linear separability", "low"),
-    Column("val/uniformity", "uniformity", "low"),
-    Column("val/alignment", "alignment", "low"),
-    Column("val/image_retrieval_recall@1", "T→I R@1", "high"),
-    Column("val/text_retrieval_recall@1", "I→T R@1", "high"),
-    Column("val/loss", "loss a token", "low"),
+    column_of("val/centroid_distance"),
+    column_of("val/linear_separability"),
+    column_of("val/uniformity"),
+    column_of("val/alignment"),
+    *(column_of(f"val/{side}_retrieval_recall@1", short=True) for side in ("image", "text")),
+    column_of("val/loss"),
 )
 
 
@@ -121,8 +120,9 @@ def _result_tables(runs: Sequence[RunRecord]) -> list[Table]:
         for metric, values in each.metrics().items():
             if metric.startswith("num_"):
                 continue
-            direction = better(metric) if each.same_samples else ""
-            best = best_row({n: {metric: v} for n, v in values.items()}, Column(metric, "", direction))
+            best = (
+                best_row({n: {metric: v} for n, v in values.items()}, column_of(metric)) if each.same_samples else None
+            )
             cells = (Cell(f"{values[n]:.4f}" if n in values else "-", n == best and len(values) > 1) for n in names)
             rows.append([Cell(metric), *cells])
         if each.same_samples:

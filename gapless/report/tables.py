@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table as RichTable
 
+from gapless.measures import Direction, measure_of
 from gapless.report.escaping import latex, markdown, terminal
 
 
@@ -16,8 +17,8 @@ class Column(NamedTuple):
 
     metric: str
     title: str
-    better: str = ""
-    """``high``, ``low``, or empty where neither is better."""
+    better: Direction = ""
+    """Empty where neither is better."""
 
 
 class Cell(NamedTuple):
@@ -84,20 +85,16 @@ class Table:
         return table
 
 
-LOWER = (
-    *("centroid_distance", "linear_separability", "uniformity", "cross_uniformity", "alignment", "mixing"),
-    *("relative_modality_gap", "energy_distance", "mmd2", "gaussian_w2", "stochasticity", "modality_nmi"),
-)
-"""Metrics that are better when low, by the beginning of their names."""
-NEITHER = ("num_", "effective_", "seconds", "gap_", "noise_", "cone_", "non_pair_cosine")
+def column_of(metric: str, title: str | None = None, short: bool = False) -> Column:
+    """The column of a metric, with the title and the direction of its record.
 
-
-def better(metric: str) -> str:
-    """Whether high or low values are better; empty for counts, dimensions and descriptions."""
-    name = metric.rpartition("/")[2]
-    if name.startswith(NEITHER):
-        return ""
-    return "low" if name.startswith(LOWER) or name.endswith("_rank") else "high"
+    Args:
+        metric: the name under which rows have it.
+        title: another one, where the table says the rest.
+        short: whether the title is the short one.
+    """
+    measure = measure_of(metric)
+    return Column(metric, title or (measure.short if short else measure.title), measure.direction)
 
 
 Rows = Mapping[str, Mapping[str, float]]

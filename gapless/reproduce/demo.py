@@ -14,8 +14,9 @@ from rich.console import Console
 
 from gapless.config import Config, config_file, load_config, with_changes
 from gapless.eval import PairFeatures, build_pair_evaluation, embed_pairs
+from gapless.measures import measure_of
 from gapless.models import load_export
-from gapless.report import Column, embedding_maps, load_run, score_table, write_report
+from gapless.report import column_of, embedding_maps, load_run, score_table, write_report
 from gapless.run_folder import write_text
 from gapless.train import run_training
 
@@ -24,13 +25,13 @@ logger = logging.getLogger(__name__)
 START = "before"
 OBJECTIVES = ("clip", "cua", "cuaxu")
 COLUMNS = (
-    Column("test/centroid_distance", "centroid distance", "low"),
-    Column("test/linear_separability", "linear separability", "low"),
-    Column("test/uniformity", "uniformity", "low"),
-    Column("test/alignment", "alignment", "low"),
-    Column("test/image_retrieval_recall@1", "text to image R@1", "high"),
-    Column("test/text_retrieval_recall@1", "image to text R@1", "high"),
-    Column("emoji_skin_tone/acc1", "zero-shot accuracy", "high"),
+    column_of("test/centroid_distance"),
+    column_of("test/linear_separability"),
+    column_of("test/uniformity"),
+    column_of("test/alignment"),
+    column_of("test/image_retrieval_recall@1"),
+    column_of("test/text_retrieval_recall@1"),
+    column_of("emoji_skin_tone/acc1", "zero-shot accuracy"),
 )
 QUICK = {"data": {"train_samples": 128, "val_samples": 32, "batch_size": 64}, "train": {"epochs": 1}}
 
@@ -96,5 +97,5 @@ def evaluate_export(folder: Path, config: Config) -> tuple[dict[str, float], Pai
 
 
 def _caption(scores: Mapping[str, float]) -> str:
-    distance, separability = scores["test/centroid_distance"], scores["test/linear_separability"]
-    return f"centroid distance {distance:.2f}, separability {separability:.2f}"
+    shown = ("test/centroid_distance", "test/linear_separability")
+    return ", ".join(f"{measure_of(name).short} {scores[name]:.2f}" for name in shown)

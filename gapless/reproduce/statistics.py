@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 
 from scipy.stats import t as student
 
+from gapless.measures import measure_of
+
 Direction = Literal["low", "high", "equal"]
 
 
@@ -25,6 +27,18 @@ def estimate(values: Sequence[float]) -> Estimate:
     """Mean and standard error of n values."""
     mean = statistics.fmean(values)
     return Estimate(mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None)
+
+
+def better(metric: str) -> Direction:
+    """The direction of a claim that a metric becomes better.
+
+    Raises:
+        ValueError: neither is better.
+    """
+    direction = measure_of(metric).direction
+    if not direction:
+        raise ValueError(f"{metric} has no direction that is better")
+    return direction
 
 
 class Comparison(NamedTuple):

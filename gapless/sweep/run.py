@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from gapless.errors import ConfigError, DataError, StoppedError
+from gapless.measures import Direction
 from gapless.report import Cell, Column, Table, best_row
 from gapless.signals import StopFlag
 from gapless.sweep.children import Child
@@ -12,7 +13,7 @@ from gapless.sweep.file import load_sweep
 from gapless.sweep.members import Members
 from gapless.sweep.search import Trial, value_of
 
-BETTER = {"minimize": "low", "maximize": "high"}
+BETTER: dict[str, Direction] = {"minimize": "low", "maximize": "high"}
 POLL_SECONDS = 0.2
 
 

@@ -143,7 +143,7 @@ def test_a_map_has_every_epoch_on_the_components_of_the_last(run):
     assert [frame["epoch"] for frame in tree["frames"]] == [0, 2]
     assert [frame["told"] for frame in tree["frames"]] == [
         "centroid distance 1.000, separability 0.750",
-        "centroid distance 0.250, image to text R@1 0.500",
+        "centroid distance 0.250, I→T R@1 0.500",
     ]
     both = torch.cat([last.image, last.text]).double()
     axes = torch.linalg.svd(both - both.mean(dim=0), full_matrices=False).Vh[:3]

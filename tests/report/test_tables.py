@@ -1,10 +1,8 @@
 import io
 
-import pytest
 from rich.console import Console
 
-from gapless.report import Cell, Column, Table, best_row, score_table
-from gapless.report.tables import better
+from gapless.report import Cell, Column, Table, best_row, column_of, score_table
 
 ROWS = {"start": {"gap": 0.0, "recall": 0.9}, "a": {"gap": 0.5, "recall": 0.25}, "b": {"gap": 0.25}}
 COLUMNS = (Column("gap", "gap", "low"), Column("recall", "R@1", "high"), Column("gap", "plain"))
@@ -82,20 +80,10 @@ def test_of_equals_the_first_is_best():
     assert best_row({"a": {"gap": 0.5}, "b": {"gap": 0.5}, "c": {"gap": 0.75}}, COLUMNS[0]) == "a"
 
 
-@pytest.mark.parametrize(
-    ("metric", "direction"),
-    [
-        ("val/centroid_distance", "low"),
-        ("linear_separability_centred", "low"),
-        ("image_retrieval_median_rank", "low"),
-        ("mixing@10", "low"),
-        ("mixed_recall@1_0.5", "high"),
-        ("relative_alignment", "high"),
-        ("emoji/acc1", "high"),
-        ("effective_rank_image", ""),
-        ("gap_length_mean", ""),
-        ("num_edits", ""),
-    ],
-)
-def test_which_direction_is_better(metric, direction):
-    assert better(metric) == direction
+def test_columns_have_the_title_and_the_direction_of_the_record():
+    assert column_of("val/text_retrieval_recall@5") == Column(
+        "val/text_retrieval_recall@5", "image to text R@5", "high"
+    )
+    assert column_of("text_retrieval_recall@5", short=True).title == "I→T R@5"
+    assert column_of("dtd/acc1", "dtd") == Column("dtd/acc1", "dtd", "high")
+    assert column_of("unknown") == Column("unknown", "unknown", "")

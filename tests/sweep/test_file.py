@@ -19,13 +19,14 @@ def test_every_key_that_is_honoured(tmp_path):
         entity="e",
         program="gapless",
         controller={"type": "local"},
-        run_cap=3,
+        run_cap=1,
         metric={"name": "a/b", "goal": "maximize", "target": 1, "impute": "best", "impute_while_running": False},
         command=["gapless", "train", "${args}"],
     )
-    assert (sweep.title, sweep.project, sweep.entity, sweep.run_cap) == ("mine", "p", "e", 3)
+    assert (sweep.title, sweep.project, sweep.entity, sweep.run_cap) == ("mine", "p", "e", 1)
     assert sweep.metric.target == 1
     assert sweep_of(tmp_path).title == "file"
+    assert sweep_of(tmp_path, controller={"type": "cloud"}).method == "grid"
     assert sweep_of(tmp_path, metric={"name": "a/b"}).metric.goal == "minimize"
 
 

@@ -202,7 +202,9 @@ def test_parameters_are_nested_twenty_times_at_most():
     for _ in range(19):
         tree = {"a": {"parameters": tree}}
     assert len(read_parameters(tree, True)[0].path) == 20
-    with pytest.raises(ConfigError, match="it must be nested at most 20 times"):
+    with pytest.raises(
+        ConfigError, match=r"^parameters(\.a){21}: '...' does not work, it must be nested at most 20 times"
+    ):
         read_parameters({"a": {"parameters": tree}}, True)
 
 

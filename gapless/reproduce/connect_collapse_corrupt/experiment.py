@@ -20,16 +20,23 @@ from gapless.decode.captions.config import CaptionConfig
 from gapless.decode.captions.evaluate import CaptionPlan, save_captions, score_captions, write_captions
 from gapless.decode.captions.scores import TokenizerName
 from gapless.decode.embed import embed_store
+from gapless.measures import measure_of
 from gapless.models import NO_WEIGHTS, RANDOM, check_model
-from gapless.report import Cell, Column, Table, load_run, write_report
+from gapless.report import Cell, Table, column_of, load_run, write_report
 from gapless.report.escaping import terminal
 from gapless.report.figures import draw_panels
 from gapless.report.gallery import thumbnail
 from gapless.report.panels import Panel, Series
 from gapless.report.tables import best_row
 from gapless.reproduce.bug_or_feature.experiment import emoji_model
-from gapless.reproduce.connect_collapse_corrupt.published import GAP_DISTANCE, LOW_DATA, PUBLISHED, SPAN_NOISE
-from gapless.reproduce.statistics import compare, estimate
+from gapless.reproduce.connect_collapse_corrupt.published import (
+    GAP_DISTANCE,
+    LOW_DATA,
+    METRICS,
+    PUBLISHED,
+    SPAN_NOISE,
+)
+from gapless.reproduce.statistics import better, compare, estimate
 from gapless.run_folder import MEANS_FILE, write_text
 
 logger = logging.getLogger(__name__)
@@ -40,14 +47,6 @@ VARIANTS = {
     "c2-span": "C2, noise in the span only",
     "c2-corrupt": "C2, corrupt",
     "c3": "C3, both",
-}
-METRICS = {
-    "bleu_1": "BLEU-1",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr",
-    "spice": "SPICE",
 }
 ORDER = (("c2-collapse", "c1"), ("c2-corrupt", "c1"), ("c3", "c2-collapse"), ("c3", "c2-corrupt"))
 """The paper's C1 < C2 < C3, each better one first."""
@@ -160,7 +159,7 @@ def _scored(config: CaptionConfig, plan: CaptionPlan, stem: str = "") -> dict[st
         scores, tokens = score_captions(captions, plan)
         save_captions(captions, scores, plan, best, run / "results", tokens)
         write_text(path, json.dumps({"tokens": tokens, "scores": scores, "captions": captions}, indent=1) + "\n")
-        shown = ", ".join(f"{told} {100 * scores[m]:.1f}" for m, told in METRICS.items() if m in scores)
+        shown = ", ".join(f"{measure_of(m).title} {100 * scores[m]:.1f}" for m in METRICS if m in scores)
         logger.info("%s%s: %s", run.name, stem, shown)
     PartialState().wait_for_everyone()
     found: dict[str, float] = json.loads(path.read_text())["scores"]
@@ -206,10 +205,11 @@ def _table(title: str, published: Mapping[str, Mapping[str, float]], found: Scor
     """Ours over seeds, times 100 as papers print it, and the paper's."""
     present = [m for m in METRICS if all(m in s for seeds in found.values() for s in seeds.values())]
     means = {name: {m: estimate([s[m] for s in seeds.values()]).mean for m in present} for name, seeds in found.items()}
-    best = {m: best_row(means, Column(m, "", "high")) for m in present}
+    best = {m: best_row(means, column_of(m)) for m in present}
     header = [""]
     for metric in METRICS:
-        header += [METRICS[metric]] * (metric in present) + [f"paper {METRICS[metric]}"]
+        label = measure_of(metric).title
+        header += [label] * (metric in present) + [f"paper {label}"]
     rows = []
     for name, seeds in found.items():
         row = [Cell(names[name])]
@@ -240,12 +240,12 @@ def _claims(variants: Scores, low: Mapping[float, Scores]) -> Table:
         for share, found in low.items()
     ]
     rows = []
-    for better, one, worse, other in pairs:
+    for name, one, worse, other in pairs:
         for metric in ("rouge_l", "cider"):
             first, second = ([100 * s[metric] for s in side.values()] for side in (one, other))
-            result = compare(first, second, "high")
+            result = compare(first, second, better(metric))
             told = f"{result.difference:+.1f} [{result.low:+.1f}, {result.high:+.1f}]"
-            claim = f"{better} above {worse}, {METRICS[metric]}"
+            claim = f"{name} above {worse}, {measure_of(metric).title}"
             rows.append([Cell(claim), Cell(told), Cell(result.verdict, result.verdict == "holds")])
     note = "Paired differences over seeds with their 95 % t interval; a claim holds if all of the interval does."
     return Table(
@@ -270,7 +270,8 @@ def _distance_table(found: Mapping[float, Mapping[str, float]]) -> Table:
         ]
         for shift, scores in found.items()
     ]
-    header = ["added length", "BLEU-1", "ROUGE-L", "paper ROUGE-L", "METEOR", "paper METEOR"]
+    bleu, rouge, meteor = (measure_of(name).title for name in ("bleu_1", "rouge_l", "meteor"))
+    header = ["added length", bleu, rouge, f"paper {rouge}", meteor, f"paper {meteor}"]
     note = "Texts said again, one seed; the constant lies where the texts vary least."
     return Table("Table 6: trained on x, tested on x + c", header, rows, note)
 
@@ -304,7 +305,10 @@ def _draw(output: Path, low: Mapping[float, Scores], distances: Mapping[float, M
         for k, (name, told) in enumerate(LOW_ROWS.items())
     ]
     distance = Series("texts said again", list(distances), [100 * s["rouge_l"] for s in distances.values()], 2)
-    panels = [Panel("CIDEr by share of the pairs, %", "", series), Panel("ROUGE-L by added length", "", [distance])]
+    panels = [
+        Panel(f"{measure_of('cider').title} by share of the pairs, %", "", series),
+        Panel(f"{measure_of('rouge_l').title} by added length", "", [distance]),
+    ]
     for suffix in (".png", ".pdf"):
         draw_panels(panels, output / f"captioning{suffix}")
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from accelerate import PartialState
 from rich.console import Console
@@ -17,7 +18,7 @@ from gapless.config import Config, EvalPlan, config_file, load_config, with_chan
 from gapless.data import build_source
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import DataError
-from gapless.report import Cell, Column, Table, best_row, load_run, write_report
+from gapless.report import Cell, Table, best_row, column_of, load_run, write_report
 from gapless.report.escaping import terminal
 from gapless.reproduce.contrastive_gap.published import (
     ACCURACY,
@@ -29,7 +30,7 @@ from gapless.reproduce.contrastive_gap.published import (
     PaperTable,
 )
 from gapless.reproduce.grid import Member, run_members, scores, vouched
-from gapless.reproduce.statistics import Direction, Estimate, compare, estimate
+from gapless.reproduce.statistics import Estimate, better, compare, estimate
 from gapless.run_folder import write_text
 from gapless.train import run_training
 
@@ -40,24 +41,25 @@ DIMENSIONS = (32, 64, 128)
 Scores = Mapping[tuple[str, int, int], Mapping[str, float]]
 """By objective, dimension and seed."""
 
-CLAIMS: tuple[tuple[str, str, str, str, Direction], ...] = (
-    ("smaller gap", "cua", "clip", "centroid_distance", "low"),
-    ("smaller gap", "cuaxu", "clip", "centroid_distance", "low"),
-    ("less separable", "cua", "clip", "linear_separability", "low"),
-    ("less separable", "cuaxu", "clip", "linear_separability", "low"),
-    ("better uniformity", "cua", "clip", "uniformity", "low"),
-    ("better uniformity", "cuaxu", "clip", "uniformity", "low"),
+Claim = Literal["better", "equal", "high"]
+CLAIMS: tuple[tuple[str, str, str, str, Claim], ...] = (
+    ("smaller gap", "cua", "clip", "centroid_distance", "better"),
+    ("smaller gap", "cuaxu", "clip", "centroid_distance", "better"),
+    ("less separable", "cua", "clip", "linear_separability", "better"),
+    ("less separable", "cuaxu", "clip", "linear_separability", "better"),
+    ("better uniformity", "cua", "clip", "uniformity", "better"),
+    ("better uniformity", "cuaxu", "clip", "uniformity", "better"),
     ("more dimensions in use", "cuaxu", "clip", "effective_dim_image", "high"),
     ("equal retrieval (within 0.02)", "cua", "clip", "text_retrieval_recall@1", "equal"),
     ("equal retrieval (within 0.02)", "cuaxu", "clip", "text_retrieval_recall@1", "equal"),
     ("equal retrieval (within 0.02)", "cua", "clip", "image_retrieval_recall@1", "equal"),
     ("equal retrieval (within 0.02)", "cuaxu", "clip", "image_retrieval_recall@1", "equal"),
-    ("better zero-shot", "cua", "clip", "zero_shot/acc1", "high"),
-    ("better zero-shot", "cuaxu", "clip", "zero_shot/acc1", "high"),
-    ("better arithmetic", "cua", "clip", "simat", "high"),
-    ("better arithmetic", "cuaxu", "clip", "simat", "high"),
+    ("better zero-shot", "cua", "clip", "zero_shot/acc1", "better"),
+    ("better zero-shot", "cuaxu", "clip", "zero_shot/acc1", "better"),
+    ("better arithmetic", "cua", "clip", "simat", "better"),
+    ("better arithmetic", "cuaxu", "clip", "simat", "better"),
 )
-"""What the paper says of its objectives: the claim, of which, against which, by which metric."""
+"""What the paper says of its objectives: the claim, of which, against which, by which metric, and how they compare."""
 ARROWS = {"low": "lower", "high": "higher", "equal": "equal"}
 
 
@@ -247,7 +249,7 @@ def _paper_tables(grid: Edition, found: Scores) -> list[Table]:
     per_set = PaperTable(
         "Table 11: zero-shot accuracy",
         128,
-        [Column(f"{name}/acc1", name, "high") for name in grid.zero_shot],
+        [column_of(f"{name}/acc1", name) for name in grid.zero_shot],
         [[ZERO_SHOT[name][k][0] for name in grid.zero_shot if name in ZERO_SHOT] for k in range(len(OBJECTIVES))],
         "" if set(grid.zero_shot) <= set(ZERO_SHOT) else "The paper's data sets are others.",
     )
@@ -262,7 +264,7 @@ def _paper_tables(grid: Edition, found: Scores) -> list[Table]:
         PaperTable(
             "Figures 2 and 4: components that hold 99 % of the variance",
             d,
-            [Column(f"effective_dim_{side}", f"{side}s", "high") for side in ("image", "text")],
+            [column_of(f"effective_dim_{side}", f"{side}s") for side in ("image", "text")],
             [],
             "The paper draws the cumulative curves, as the report does.",
         )
@@ -304,7 +306,8 @@ def _as_published(value: Estimate) -> str:
 def _claims(found: Scores) -> list[Table]:
     """Each claim by a paired comparison over all dimensions and seeds."""
     rows = []
-    for claim, one, other, metric, direction in CLAIMS:
+    for claim, one, other, metric, how in CLAIMS:
+        direction = better(metric) if how == "better" else how
         both = [(d, s) for o, d, s in found if o == one and (other, d, s) in found]
         pairs = [(found[one, d, s], found[other, d, s]) for d, s in both]
         values = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]

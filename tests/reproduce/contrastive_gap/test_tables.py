@@ -106,6 +106,7 @@ def test_which_tables_a_grid_fills():
     assert texts(tables["Figure 3: zero-shot accuracy, averaged, d = 16"])[1] == ["cua", "0.375"]
     variance = tables["Figures 2 and 4: components that hold 99 % of the variance, d = 16"]
     assert (variance.header, texts(variance)[1]) == (["", "images", "texts"], ["cua", "7.000", "9.000"])
+    assert bold(variance) == [[], [], []]  # a dimension is a description
     assert variance.note.endswith("The paper draws the cumulative curves, as the report does.")
 
 
