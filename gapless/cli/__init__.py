@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from gapless import __version__
 from gapless.cli.failures import failure_of, leave_code, leave_group, report_failure
 from gapless.cli.launch import join_launcher, launch_processes
-from gapless.cli.verbs import VERBS, first_words, help_without_verb, overview, parse, verb_of
+from gapless.cli.typed import as_typed
+from gapless.cli.verbs import VERBS, first_words, help_without_verb, overview, parse, parser_of, verb_of
 from gapless.environment import read_processes
 from gapless.errors import StoppedError
 from gapless.signals import Ended, FirstSignal, ended_by_signals, let_in
@@ -44,7 +45,7 @@ def _run(arguments: list[str], debug: bool, ending: FirstSignal) -> int:
             raise
         if isinstance(failure, int):
             return failure
-        report_failure(failure, debug)
+        report_failure(failure, verb_of(arguments), debug)
         return failure.exit_code
 
 
@@ -61,7 +62,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name is None:
         return help_without_verb(arguments)
     read_processes()
-    _set_up_logging()
+    _set_up_logging(name)
     VERBS[name].run(parse(name, arguments[len(name.split()) :]))
     return 0
 
@@ -69,11 +70,14 @@ def _dispatch(arguments: list[str]) -> int:
 class _CurrentStderr(logging.Handler):
     """Writes to whatever standard error is now: a progress bar stands in for it while it is drawn."""
 
+    verb = ""
+
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(as_typed(self.format(record), parser_of(self.verb)), file=sys.stderr)
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(verb: str) -> None:
     main_process = os.environ.get("RANK", "0") == "0"
+    _CurrentStderr.verb = verb
     logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[_CurrentStderr()])
     logging.getLogger("gapless").setLevel(logging.INFO if main_process else logging.ERROR)

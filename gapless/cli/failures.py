@@ -4,13 +4,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from gapless.cli.launch import launched, leave_message
-from gapless.cli.verbs import VERBS, first_words, verb_of
-from gapless.errors import DataError, GaplessError, LostProcessError, StoppedError, lost_process
+from gapless.cli.typed import as_typed
+from gapless.cli.verbs import VERBS, first_words, parser_of, verb_of
+from gapless.errors import ConfigError, DataError, GaplessError, LostProcessError, StoppedError, lost_process
 
 NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
 """Words of torch's errors about memory, which have no type of their own."""
@@ -40,12 +42,14 @@ def failure_of(error: BaseException, arguments: Sequence[str], received: int | N
     return lost_process(error) if isinstance(error, RuntimeError) else None
 
 
-def report_failure(error: GaplessError, debug: bool) -> None:
-    """Print the error in one line, once for all processes that have it."""
+def report_failure(error: GaplessError, verb: str | None, debug: bool) -> None:
+    """Print the error of a verb in one line, once for all processes that have it."""
     rank = os.environ.get("RANK", "0")
     if debug:
         traceback.print_exc()
     text = " ".join(str(error).splitlines())  # names of files may hold line feeds
+    with suppress(ConfigError):  # an extra that its arguments need is missing
+        text = as_typed(text, parser_of(verb)) if verb else text
     if isinstance(error, LostProcessError):
         if not leave_message(text):
             print(f"gapless: error: {f'[process {rank}] ' * ('RANK' in os.environ)}{text}", file=sys.stderr)

@@ -73,7 +73,7 @@ def build_labelled(
     if name.startswith("emoji_") and name in emoji_classes():
         return _emoji_set(name, split)
     if root is None:
-        raise ConfigError(f"--root: {name} needs the folder where it lies, for example --root=/data/{{dataset}}")
+        raise ConfigError(f"root: {name} needs the folder where it lies, for example root=/data/{{dataset}}")
     folder = place_of(root, name)
     if name == "imagefolder":
         return _image_folder(folder, split)

@@ -42,13 +42,13 @@ def changed_keys(folder: Path, config: RunConfig, free: Sequence[str]) -> list[s
         # Loaded as a configuration: keys that it does not know yet have their defaults.
         old = flatten(tree_of(anywhere(load_tree(type(config), folder / CONFIG_FILE), config.name)))
     except (OSError, ConfigError) as error:
-        raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); --fresh starts anew beside it") from None
+        raise DataError(f"{folder / CONFIG_FILE} cannot be read ({error}); fresh=true starts anew beside it") from None
     new = flatten(tree_of(config))
     changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and not k.startswith(tuple(free))]
     refused = [k for k in changed if k not in (*PLACES, EPOCHS)]
     reasons = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed)
     if refused:
-        raise ConfigError(f"{folder} began with another configuration: {reasons}. Use --fresh or another --name")
+        raise ConfigError(f"{folder} began with another configuration: {reasons}. Use fresh=true or name=ANOTHER")
     if EPOCHS in changed:
         bound = bound_to_the_end(new)
         if bound or new[EPOCHS] < old[EPOCHS]:
@@ -74,10 +74,10 @@ def refuse_other_data(folder: Path, changed: Sequence[str], fingerprint: str, pr
     """
     moved = [k for k in changed if k in PLACES]
     if moved and progress.data != fingerprint:
-        raise ConfigError(f"{', '.join(moved)}: {folder} began with other data. Use --fresh or another --name")
+        raise ConfigError(f"{', '.join(moved)}: {folder} began with other data. Use fresh=true or name=ANOTHER")
     if progress.data not in ("", fingerprint):
         raise DataError(
-            f"data: pairs were added, removed or changed since {folder} began. Use --fresh or another --name"
+            f"data: pairs were added, removed or changed since {folder} began. Use fresh=true or name=ANOTHER"
         )
     progress.data = fingerprint
 

@@ -86,7 +86,7 @@ def _carry_out(
     changed = changed_keys(folder, config, free) if checkpoint else []
     if progress.finished and EPOCHS not in changed:
         logger.info(
-            "%s is finished (step %d), there is nothing left to do; --fresh trains it anew", folder, progress.step
+            "%s is finished (step %d), there is nothing left to do; fresh=true trains it anew", folder, progress.step
         )
         return
     with StopFlag() as stop:
@@ -191,7 +191,7 @@ def refuse_fsdp1(accelerator: Accelerator) -> None:
     """
     plugin = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
     if plugin is not None and plugin.fsdp_version == 1:
-        raise ConfigError("fsdp_version: 1, accelerate's default, does not work here; set it to 2 (--fsdp_version 2)")
+        raise ConfigError("fsdp_version: 1, accelerate's default, does not work here; set it to 2")
 
 
 def prepare(

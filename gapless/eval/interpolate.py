@@ -24,7 +24,7 @@ def interpolate_weights(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor],
     odd = [name for name in sorted(set(base) | set(tuned)) if name not in base or name not in tuned]
     odd += [name for name in sorted(set(base) & set(tuned)) if base[name].shape != tuned[name].shape]
     if odd:
-        raise DataError(f"--interpolate: the two models differ in {odd[0]} ({len(odd)} weights)")
+        raise DataError(f"interpolate: the two models differ in {odd[0]} ({len(odd)} weights)")
     return {n: torch.lerp(base[n], t, alpha) if t.is_floating_point() else t for n, t in tuned.items()}
 
 

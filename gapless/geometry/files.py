@@ -162,5 +162,5 @@ def kept_embeddings(source: Path) -> Path:
         return source
     epochs = kept_epochs(source)
     if not epochs:
-        raise DataError(f"{source} kept no embeddings (eval.keep_embeddings); give files as --images and --texts")
+        raise DataError(f"{source} kept no embeddings (eval.keep_embeddings); give files as images=FILE and texts=FILE")
     return epochs[max(epochs)]

@@ -66,7 +66,7 @@ def test_changed_keys_are_the_places_of_data_and_the_length(tmp_path):
         changed_keys(tmp_path, Run(data=Data("/b"), model=Model("RN50"), name="other"), ("name",))
     assert str(error.value) == (
         f"{tmp_path} began with another configuration: data.path was '/a', is '/b'; "
-        "model.name was 'ViT-B-32', is 'RN50'. Use --fresh or another --name"
+        "model.name was 'ViT-B-32', is 'RN50'. Use fresh=true or name=ANOTHER"
     )
 
 
@@ -81,7 +81,7 @@ def test_keys_that_an_older_run_did_not_know_have_their_defaults(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
     assert changed_keys(tmp_path, Run(), ()) == []
     (tmp_path / "config.yaml").write_text("optim: {lrr: 1}")
-    with pytest.raises(DataError, match=r"config\.yaml cannot be read \(.*lrr.*\); --fresh starts anew beside it"):
+    with pytest.raises(DataError, match=r"config\.yaml cannot be read \(.*lrr.*\); fresh=true starts anew beside it"):
         changed_keys(tmp_path, Run(), ())
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(DataError, match=r"cannot be read"):
@@ -126,10 +126,10 @@ def test_other_data_are_refused_wherever_they_lie(tmp_path):
     for place in ("data.path", "data.val_path", "data.karpathy", "features.path", "eval.root"):
         with pytest.raises(ConfigError) as error:
             refuse_other_data(tmp_path, ["train.epochs", place], "other", progress)
-        assert str(error.value) == f"{place}: {tmp_path} began with other data. Use --fresh or another --name"
+        assert str(error.value) == f"{place}: {tmp_path} began with other data. Use fresh=true or name=ANOTHER"
     with pytest.raises(DataError) as error:
         refuse_other_data(tmp_path, ["train.epochs"], "other", progress)
-    told = f"data: pairs were added, removed or changed since {tmp_path} began. Use --fresh or another --name"
+    told = f"data: pairs were added, removed or changed since {tmp_path} began. Use fresh=true or name=ANOTHER"
     assert str(error.value) == told
     assert progress.data == "one"
     unknown = Progress()  # of a run that did not note it

@@ -45,7 +45,7 @@ def test_a_finished_run_is_left_alone(tmp_path, caplog):
     made.build = None  # nothing is built
     with caplog.at_level(logging.INFO, "gapless"):
         made.carry_out()
-    assert f"{folder} is finished (step 6), there is nothing left to do; --fresh trains it anew" in caplog.text
+    assert f"{folder} is finished (step 6), there is nothing left to do; fresh=true trains it anew" in caplog.text
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != "lock"} == before
 
 
@@ -76,7 +76,7 @@ def test_which_keys_may_change_when_a_run_goes_on(tmp_path):
         task(tmp_path, name="other", optim__lr=0.5, seed=6).carry_out()
     assert str(error.value) == (
         f"{tmp_path / 'other'} began with another configuration: optim.lr was 0.1, is 0.5; seed was 5, is 6. "
-        "Use --fresh or another --name"
+        "Use fresh=true or name=ANOTHER"
     )
     task(tmp_path, name="other", optim__lr=0.5).carry_out(free=("optim.lr",))
 

@@ -127,7 +127,7 @@ def reproduce(
         _write(output, grid, found, tables)
     if failures and not allow_missing:
         first = next(iter(failures.items()))
-        raise DataError(f"{len(failures)} of the grid are missing, first {first[0]}: {first[1]} (--allow-missing)")
+        raise DataError(f"{len(failures)} of the grid are missing, first {first[0]}: {first[1]} (allow_missing=true)")
     return tables
 
 

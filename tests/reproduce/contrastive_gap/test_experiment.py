@@ -84,7 +84,7 @@ def test_a_failed_member_is_named_and_the_rest_is_there(small, tmp_path):
     arguments = ("reproduce", "contrastive-gap", "--output", str(tmp_path / "cg"))
     told = run(*arguments, code=3)
     assert "1 of the grid are missing, first cuaxu-24: " in told
-    assert "(--allow-missing)" in told
+    assert "(--allow_missing)" in told
     page = (tmp_path / "cg" / "contrastive-gap.md").read_text()
     assert "| cuaxu-24 | " in page.partition("## Missing")[2]
     assert "cua-128-24" in json.loads((tmp_path / "cg" / "results.json").read_text())
