@@ -59,7 +59,7 @@ def test_the_papers_own_prompts_of_textures(tmp_path):
 def test_names_that_do_not_exist_and_missing_roots():
     with pytest.raises(ConfigError, match="no data set 'cifar11', did you mean cifar1"):
         build_labelled("cifar11", "/data")
-    with pytest.raises(ConfigError, match="--root"):
+    with pytest.raises(ConfigError, match="^root: cifar10 needs the folder"):
         build_labelled("cifar10")
 
 
