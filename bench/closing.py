@@ -52,7 +52,7 @@ def recall(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    features, _ = load_pairs(kept_embeddings(Path(sys.argv[1])))
+    features = load_pairs(kept_embeddings(Path(sys.argv[1])))
     n = len(features.image)
     found: dict[str, dict[str, list[float]]] = {}
     for seed in range(SPLITS):

@@ -149,11 +149,11 @@ def _print_gap(scores: dict[str, Any], intervals: dict[str, tuple[float, float]]
 def _draw(x: Any, y: Any, folder: Path) -> None:
     import torch
 
-    from gapless.eval import PairFeatures
+    from gapless.eval import Embeddings
     from gapless.report.figures import draw_panels, embedding_maps
     from gapless.report.panels import cosines, spectra
 
-    features = PairFeatures(x, y, torch.arange(len(x)), [])
+    features = Embeddings(x, y, torch.arange(len(x)), [])
     panels = spectra(features)
     if len(x) == len(y):
         panels.insert(0, cosines("cosines", features))

@@ -68,14 +68,14 @@ def embed_store(
     with rewritten(folder, _is_ours) if main else nullcontext(folder) as place:
         for split, source in sources.items():
             found = suite.embed(f"{data.source} {split}", source)
-            images, owners = found.keys, [found.keys[k] for k in found.owner.tolist()]
+            images, owners = found.keys, [found.keys[k] for k in found.image_of_text.tolist()]
             written |= {f"image_{split}": len(images), f"text_{split}": len(owners)}
             if not main:
                 continue
-            save_features(place, "image", split, images, found.images.features, model=digest)
-            save_features(place, "text", split, owners, found.texts, found.captions, digest)
+            save_features(place, "image", split, images, found.image, model=digest)
+            save_features(place, "text", split, owners, found.text, found.captions, digest)
             if split == "train":
-                means = {"image": found.images.features.mean(dim=0), "text": found.texts.mean(dim=0)}
+                means = {"image": found.image.mean(dim=0), "text": found.text.mean(dim=0)}
                 save_means(place, means, digest)
     return written
 

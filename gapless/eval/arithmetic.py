@@ -82,7 +82,7 @@ def evaluate_arithmetic(suite: Suite, data: WordEdits, lambdas: Sequence[float] 
     if images.bad:
         raise DataError(f"{data.name}: {images.bad[0].key} cannot be used ({images.bad[0].detail})")
     words = suite.words(edits.value + edits.target)
-    features = images.features
+    features = images.image
     if data.heads is not None:
         features, words = _through_heads(data.heads, features, words)
     scores = simat_score(features, words, data.transfos, data.triplets, data.oracle(), lambdas, data.domain)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gapless.data.samples import BadSample
-from gapless.eval.features import ImageFeatures
+from gapless.eval.embeddings import Embeddings
 from gapless.models import ClipModel
 from gapless.run_folder import write_whole
 
@@ -35,10 +35,10 @@ class FeatureCache:
     def __init__(self, folder: Path | None, model: ClipModel) -> None:
         self.folder = folder
         self.digest = weights_digest(model) if folder else ""
-        self.seen: dict[str, ImageFeatures] = {}
+        self.seen: dict[str, Embeddings] = {}
 
-    def images(self, stamp: str, precision: str, compute: Callable[[], ImageFeatures]) -> ImageFeatures:
-        """Features from the cache, or computed and kept.
+    def images(self, stamp: str, precision: str, compute: Callable[[], Embeddings]) -> Embeddings:
+        """Features of images from the cache, or computed and kept; without keys.
 
         Args:
             stamp: of the data.
@@ -49,33 +49,33 @@ class FeatureCache:
             self.seen[stamp] = compute() if self.folder is None else self._kept(self.folder, stamp, precision, compute)
         return self.seen[stamp]
 
-    def _kept(self, folder: Path, stamp: str, precision: str, compute: Callable[[], ImageFeatures]) -> ImageFeatures:
+    def _kept(self, folder: Path, stamp: str, precision: str, compute: Callable[[], Embeddings]) -> Embeddings:
         key = hashlib.blake2b(f"{self.digest} {precision} {stamp}".encode(), digest_size=16).hexdigest()
         path = folder / f"{key}.safetensors"
         state = PartialState()
         state.wait_for_everyone()  # all look before one writes
-        found = _read(path)
-        if found is not None:
-            return found
-        features = compute()
+        kept = _read(path)
+        if kept is not None:
+            return kept
+        embedded = compute()
         if state.is_main_process:
-            _write(path, features)
-        return features
+            _write(path, embedded)
+        return embedded
 
 
-def _read(path: Path) -> ImageFeatures | None:
+def _read(path: Path) -> Embeddings | None:
     try:
         with safe_open(path, "pt") as file:
             bad = [BadSample(*sample) for sample in json.loads(file.metadata()["bad"])]
-            features, positions, labels = (file.get_tensor(name) for name in ("features", "positions", "labels"))
+            features, indices, labels = (file.get_tensor(name) for name in ("features", "positions", "labels"))
         if not features.isfinite().all():
             return None  # of a damaged model, by an older version: embedding says so
-        return ImageFeatures(features, positions, labels, bad)
+        return Embeddings(features, features[:0], indices, bad, labels=labels)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None  # not there, or cut short: it is computed
 
 
-def _write(path: Path, features: ImageFeatures) -> None:
-    tensors = {"features": features.features, "positions": features.positions, "labels": features.labels}
+def _write(path: Path, embedded: Embeddings) -> None:
+    tensors = {"features": embedded.image, "positions": embedded.indices, "labels": embedded.labels}
     with write_whole(path) as temporary:
-        save_file(tensors, temporary, {"bad": json.dumps(features.bad)})
+        save_file(tensors, temporary, {"bad": json.dumps(embedded.bad)})

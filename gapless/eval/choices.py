@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gapless.data.questions import Question, Selection
 from gapless.errors import DataError
-from gapless.eval.features import ImageFeatures
+from gapless.eval.embeddings import Embeddings
 from gapless.eval.metrics.selection import selection_hits
 from gapless.eval.results import Result
 from gapless.eval.suite import Suite
@@ -19,7 +19,7 @@ from gapless.geometry.robustness import nearest_choice
 
 def embed_questions(
     suite: Suite, questions: Sequence[Question], name: str
-) -> tuple[ImageFeatures, list[Question], Tensor, Tensor]:
+) -> tuple[Embeddings, list[Question], Tensor, Tensor]:
     """Images, the questions on those that could be read, and of each the image (Q, D) and the choices (Q, A, D).
 
     Raises:
@@ -27,13 +27,13 @@ def embed_questions(
     """
     paths = sorted({q.image for q in questions})
     images = suite.images(paths, name)
-    row = {paths[position]: k for k, position in enumerate(images.positions.tolist())}
+    row = {paths[index]: k for k, index in enumerate(images.indices.tolist())}
     usable = [q for q in questions if q.image in row]
     if len({len(q.choices) for q in usable}) != 1:
         raise DataError(f"{name}: its questions need one number of choices, and one question at least")
     texts = suite.words(p for q in usable for p in q.prompts)
     choices = torch.stack([torch.stack([texts[p] for p in q.prompts]) for q in usable])
-    return images, usable, images.features[[row[q.image] for q in usable]], choices
+    return images, usable, images.image[[row[q.image] for q in usable]], choices
 
 
 def evaluate_vqa(suite: Suite, questions: Sequence[Question], name: str) -> Result:
@@ -48,13 +48,13 @@ def evaluate_selection(suite: Suite, instances: Sequence[Selection], name: str) 
     """clip_benchmark's image_caption_selection: ``image_acc`` (caption to image), ``text_acc``, and ``acc`` of both."""
     paths = sorted({path for instance in instances for path in instance.images})
     images = suite.images(paths, name)
-    row = {paths[position]: k for k, position in enumerate(images.positions.tolist())}
+    row = {paths[index]: k for k, index in enumerate(images.indices.tolist())}
     usable = [instance for instance in instances if all(path in row for path in instance.images)]
     texts = suite.words(caption for instance in usable for caption in instance.captions)
     hits = torch.tensor(
         [
             selection_hits(
-                torch.stack([images.features[row[path]] for path in instance.images]),
+                torch.stack([images.image[row[path]] for path in instance.images]),
                 torch.stack([texts[caption] for caption in instance.captions]),
             )
             for instance in usable

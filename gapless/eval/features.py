@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,26 +21,13 @@ from gapless.data.samples import BadSample, Transform, describe_bad
 from gapless.data.tokens import tell_cut, too_long
 from gapless.data.workers import Loader
 from gapless.errors import DataError, NonFiniteError
+from gapless.eval.embeddings import Embeddings
 from gapless.eval.metrics.zero_shot import class_directions
 from gapless.eval.together import together
 from gapless.models import Tokenizer
 
 T = TypeVar("T")
 Autocast = Callable[[], AbstractContextManager[None]]
-
-
-@dataclass
-class PairFeatures:
-    """Unit-norm float32 features on the CPU, row i of both from one pair."""
-
-    image: Tensor
-    """(N, D)."""
-    text: Tensor
-    """(N, D)."""
-    indices: Tensor
-    """int64 (N,): positions in the data set (-1 for streams)."""
-    bad: list[BadSample]
-    """Samples that could not be embedded."""
 
 
 def _nothing() -> None:
@@ -51,7 +37,7 @@ def _nothing() -> None:
 @torch.no_grad()
 def embed_pairs(
     model: nn.Module, data: EvalData, autocast: Autocast = nullcontext, poll: Callable[[], None] = _nothing
-) -> PairFeatures:
+) -> Embeddings:
     """Embed every pair of a data set, sharded over the processes and gathered on each.
 
     Args:
@@ -81,12 +67,9 @@ def embed_pairs(
     filled = [p for p in parts if len(p[0])]
     if not filled:
         raise DataError(f"evaluation: no usable pair; {describe_bad([sample for p in parts for sample in p[3]])}")
-    features = PairFeatures(
-        torch.cat([p[0] for p in filled]),
-        torch.cat([p[1] for p in filled]),
-        torch.cat([p[2] for p in filled]),
-        [sample for p in parts for sample in p[3]],
-    )
+    image, text, rows = (torch.cat([p[side] for p in filled]) for side in range(3))
+    keys = [data.key(i) for i in rows.tolist()] if int(rows.min()) >= 0 else []
+    features = Embeddings(image, text, rows, [sample for p in parts for sample in p[3]], keys)
     refuse_not_finite(features.image, "image")
     refuse_not_finite(features.text, "text")
     n = len(features.image)
@@ -196,22 +179,6 @@ def embed_classes(
     return class_directions(embed_prompts(model, tokenize, prompts, autocast, batch_size))
 
 
-@dataclass
-class ImageFeatures:
-    """Unit-norm float32 features on the CPU."""
-
-    features: Tensor
-    """(N, D)."""
-    positions: Tensor
-    """int64 (N,): positions in the data set, in order."""
-    labels: Tensor
-    """int64 (N,): classes, or -1."""
-    bad: list[BadSample]
-    """Images that could not be embedded."""
-    sample_set: str = ""
-    """Hash of the names and classes of those that were, and of their captions in pairs."""
-
-
 @torch.no_grad()
 def embed_images(
     model: nn.Module,
@@ -220,7 +187,7 @@ def embed_images(
     batch_size: int = 256,
     workers: int = 2,
     autocast: Autocast = nullcontext,
-) -> ImageFeatures:
+) -> Embeddings:
     """Embed every image once, sharded over the processes and gathered on each.
 
     Args:
@@ -239,26 +206,26 @@ def embed_images(
     mine = range(len(images))[place.chunk(len(images))]
     loader = Loader(_Decoding(images, transform), workers, batch_size=batch_size, sampler=mine, collate_fn=_collate)
     blank = transform(torch.zeros((3, 8, 8), dtype=torch.uint8)).unsqueeze(0)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    mine_embedded: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[BadSample] = []
     with _evaluating(model) as device:
-        for positions, pixels, labels, missed in together(_shown(loader, "embedding images"), partial(_collate, [])):
+        for indices, pixels, labels, missed in together(_shown(loader, "embedding images"), partial(_collate, [])):
             bad += missed
-            if len(positions) or place.world > 1:
-                shown = pixels if len(positions) else blank
+            if len(indices) or place.world > 1:
+                shown = pixels if len(indices) else blank
                 with autocast():
                     features = model(images=shown.to(device, non_blocking=True))["image_features"].float().cpu()
-                found.append((features[: len(positions)], positions, labels))
-    parts = gather_object([(found, bad)])
+                mine_embedded.append((features[: len(indices)], indices, labels))
+    parts = gather_object([(mine_embedded, bad)])
     rows = [row for part, _ in parts for row in part if len(row[1])]
     bad = [sample for _, part in parts for sample in part]
     if not rows:
         raise DataError(f"none of {len(images)} images can be used; {describe_bad(bad)}")
-    features, positions, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+    features, indices, labels = (torch.cat(column) for column in zip(*rows, strict=True))
     refuse_not_finite(features, "image")
     if len(features) + len(bad) != len(images):
         raise DataError(f"evaluation saw {len(features)} + {len(bad)} bad images of {len(images)}")
-    return ImageFeatures(features, positions, labels, bad)
+    return Embeddings(features, features[:0], indices, bad, labels=labels)
 
 
 class _Decoding(Dataset[tuple[int, Tensor, int] | BadSample]):
@@ -281,8 +248,8 @@ def _collate(
 ) -> tuple[Tensor, Tensor, Tensor, list[BadSample]]:
     good = [item for item in items if not isinstance(item, BadSample)]
     pixels = torch.stack([image for _, image, _ in good]) if good else torch.empty(0)
-    positions, labels = (torch.tensor([item[k] for item in good], dtype=torch.long) for k in (0, 2))
-    return positions, pixels, labels, [item for item in items if isinstance(item, BadSample)]
+    indices, labels = (torch.tensor([item[k] for item in good], dtype=torch.long) for k in (0, 2))
+    return indices, pixels, labels, [item for item in items if isinstance(item, BadSample)]
 
 
 @contextmanager

@@ -45,11 +45,11 @@ def class_noise(suite: Suite, data: LabelledSet, sigma: float, draws: int, seed:
     """
     images = suite.labelled(data)
     classes, prompts = suite.classes(data)
-    gap, share = _class_gap(images.features, classes)
-    curve = robustness(images.features, classes, gap, ALPHAS, sigma, draws, labels=images.labels, seed=seed)
+    gap, share = _class_gap(images.image, classes)
+    curve = robustness(images.image, classes, gap, ALPHAS, sigma, draws, labels=images.labels, seed=seed)
     metrics = _told(curve, "acc1") | {"sigma": sigma, "share_of_gap": share}
     if min(map(len, prompts)) == max(map(len, prompts)) > 1:
-        metrics |= _templates(images.features, images.labels, torch.stack(prompts, dim=1))
+        metrics |= _templates(images.image, images.labels, torch.stack(prompts, dim=1))
     return suite.result(data.name, "zeroshot_robustness", metrics, images)
 
 
@@ -105,7 +105,7 @@ def choice_noise(
     """
     images, usable, queries, choices = embed_questions(suite, questions, name)
     correct = torch.tensor([q.correct for q in usable])
-    gap = images.features.mean(dim=0) - choices.flatten(0, 1).mean(dim=0)
+    gap = images.image.mean(dim=0) - choices.flatten(0, 1).mean(dim=0)
     curve = choice_robustness(queries, choices, gap, correct, ALPHAS, sigma, draws, seed)
     metrics = _told(curve, "acc") | {"sigma": sigma, "num_questions": float(len(usable))}
     worded = [k for k, q in enumerate(usable) if q.right_answers]

@@ -16,7 +16,8 @@ from gapless.data.loader import EvalData, build_eval_data
 from gapless.data.samples import describe_bad
 from gapless.data.tokens import CaptionTokenizer
 from gapless.errors import DataError
-from gapless.eval.features import Autocast, PairFeatures, embed_classes, embed_pairs
+from gapless.eval.embeddings import Embeddings
+from gapless.eval.features import Autocast, embed_classes, embed_pairs
 from gapless.eval.metrics.retrieval import retrieval_recall
 from gapless.eval.metrics.zero_shot import zero_shot_accuracy
 from gapless.geometry import gap_metrics
@@ -73,7 +74,7 @@ class PairEvaluation:
     ) -> None:
         self.data, self.tokenizer, self.classes = data, tokenizer, dict(classes or {})
         self.prefix, self.max_bad_fraction = prefix, max_bad_fraction
-        self.features: PairFeatures | None = None
+        self.features: Embeddings | None = None
         """What :meth:`run` embedded last."""
 
     def run(
@@ -89,7 +90,7 @@ class PairEvaluation:
         self.features = embed_pairs(model, self.data, autocast, poll)
         return self.score(model, self.features, autocast)
 
-    def score(self, model: nn.Module, features: PairFeatures, autocast: Autocast = nullcontext) -> dict[str, float]:
+    def score(self, model: nn.Module, features: Embeddings, autocast: Autocast = nullcontext) -> dict[str, float]:
         """The metrics of :meth:`run` for features that are there already."""
         self._check(features)
         directions = {
@@ -105,13 +106,12 @@ class PairEvaluation:
         received: list[dict[str, float]] = broadcast_object_list([scores])
         return received[0]
 
-    def _classify(self, name: str, features: PairFeatures, directions: torch.Tensor) -> dict[str, float]:
-        labels = [self.classes[name].labels.get(self.data.key(i), -1) for i in features.indices.tolist()]
-        labelled = torch.tensor(labels)
-        known = labelled >= 0
-        return zero_shot_accuracy(features.image[known], directions, labelled[known]) if known.any() else {}
+    def _classify(self, name: str, features: Embeddings, directions: torch.Tensor) -> dict[str, float]:
+        labels = torch.tensor([self.classes[name].labels.get(key, -1) for key in features.keys])
+        known = labels >= 0
+        return zero_shot_accuracy(features.image[known], directions, labels[known]) if known.any() else {}
 
-    def _check(self, features: PairFeatures) -> None:
+    def _check(self, features: Embeddings) -> None:
         n, bad = len(features.image), len(features.bad)
         if bad:
             logger.warning("%s: left out of %d samples: %s", self.prefix, n + bad, describe_bad(features.bad))

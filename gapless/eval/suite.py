@@ -20,7 +20,8 @@ from gapless.data.tokens import CaptionTokenizer
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
 from gapless.eval.cache import FeatureCache
-from gapless.eval.features import Autocast, ImageFeatures, embed_images, embed_prompts, embed_texts
+from gapless.eval.embeddings import Embeddings
+from gapless.eval.features import Autocast, embed_images, embed_prompts, embed_texts
 from gapless.eval.metrics.probe import fit_linear_probe, probe_scores
 from gapless.eval.metrics.zero_shot import (
     class_directions,
@@ -58,29 +59,6 @@ class PairImages:
         return f"{list(self.indices)} of {self.source.stamp()}"
 
 
-@dataclass(frozen=True)
-class EmbeddedPairs:
-    """Features of images and of their captions."""
-
-    images: ImageFeatures
-    texts: Tensor
-    """(T, D), the captions of the first image, then those of the second ..."""
-    captions: list[str]
-    """The T captions."""
-    owner: Tensor
-    """int64 (T,): the image of each."""
-    keys: list[str]
-    """Name of each image."""
-    without_caption: int
-    """Images that were left out because they have none."""
-
-    @property
-    def firsts(self) -> Tensor:
-        """The first caption of each image, (N, D)."""
-        counts = torch.bincount(self.owner)
-        return self.texts[counts.cumsum(0) - counts]
-
-
 class Suite:
     """Scores of one model.
 
@@ -114,9 +92,9 @@ class Suite:
         """Zero-shot classification, and the gap between images and the prompts of their classes."""
         images = self.labelled(data)
         classes, _ = self.classes(data)
-        metrics = zero_shot_accuracy(images.features, classes, images.labels)
-        metrics |= class_gap(images.features, classes, images.labels)
-        hits = zero_shot_hits(images.features, classes, images.labels, (1,))
+        metrics = zero_shot_accuracy(images.image, classes, images.labels)
+        metrics |= class_gap(images.image, classes, images.labels)
+        hits = zero_shot_hits(images.image, classes, images.labels, (1,))
         return self.result(data.name, "zeroshot_classification", metrics, images, {"acc1": hits[1].float()})
 
     def linear_probe(self, train: LabelledSet, test: LabelledSet, weight_decay: float = 1e-3) -> Result:
@@ -124,9 +102,9 @@ class Suite:
         fit, images = self._images(train.images, f"{train.name} train"), self._images(test.images, test.name)
         device = PartialState().device
         weights = fit_linear_probe(
-            fit.features.to(device), fit.labels.to(device), len(test.class_names), weight_decay
+            fit.image.to(device), fit.labels.to(device), len(test.class_names), weight_decay
         ).cpu()
-        logits = probe_scores(weights, images.features)
+        logits = probe_scores(weights, images.image)
         scores = logit_accuracy(logits, images.labels)
         samples = {"lp_acc1": (logits.argmax(dim=1) == images.labels).float()}
         metrics = {f"lp_{name}": value for name, value in scores.items()}
@@ -141,7 +119,7 @@ class Suite:
         directions = self.transform.text(class_directions(prompts), renormalise=True)
         return directions, [self.transform.text(features, renormalise=True) for features in prompts]
 
-    def embed(self, name: str, source: PairSource, captions: str = "all") -> EmbeddedPairs:
+    def embed(self, name: str, source: PairSource, captions: str = "all") -> Embeddings:
         """Features of a data set of pairs; images without a caption are left out and counted.
 
         Args:
@@ -154,24 +132,25 @@ class Suite:
         if not usable:
             raise DataError(f"{name}: no image has a caption")
         images = self._images(PairImages(source, usable), name)
-        chosen = [usable[k] for k in images.positions.tolist()]
-        kept = [texts_of[i][:1] if captions == "first" else texts_of[i] for i in chosen]
+        indices = torch.tensor(usable)[images.indices]
+        kept = [texts_of[i][:1] if captions == "first" else texts_of[i] for i in indices.tolist()]
         flat = [text for texts in kept for text in texts]
-        counts = torch.tensor([len(texts) for texts in kept])
-        return EmbeddedPairs(
-            replace(images, sample_set=digest_of(images.sample_set, kept)),
-            self._texts(flat),
-            flat,
-            torch.arange(len(counts)).repeat_interleave(counts),
-            [source.key(i) for i in chosen],
-            len(source) - len(usable),
+        return replace(
+            images,
+            text=self._texts(flat),
+            indices=indices,
+            labels=images.labels[:0],
+            captions=flat,
+            image_of_text=torch.arange(len(kept)).repeat_interleave(torch.tensor([len(texts) for texts in kept])),
+            without_caption=len(source) - len(usable),
+            sample_set=digest_of(images.sample_set, kept),
         )
 
-    def labelled(self, data: LabelledSet) -> ImageFeatures:
+    def labelled(self, data: LabelledSet) -> Embeddings:
         """Features and classes of a classification data set."""
         return self._images(data.images, data.name)
 
-    def images(self, paths: Sequence[Path], name: str) -> ImageFeatures:
+    def images(self, paths: Sequence[Path], name: str) -> Embeddings:
         """Features of image files."""
         return self._images(ImageFiles(paths, [-1] * len(paths)), name)
 
@@ -185,7 +164,7 @@ class Suite:
         dataset: str,
         task: str,
         metrics: dict[str, float],
-        images: ImageFeatures,
+        embedded: Embeddings,
         samples: dict[str, Tensor] | None = None,
     ) -> Result:
         """A result of this model."""
@@ -195,32 +174,33 @@ class Suite:
             metrics,
             self.loaded.name,
             self.loaded.pretrained,
-            num_samples=len(images.features),
-            num_bad=len(images.bad),
+            num_samples=len(embedded.image),
+            num_bad=len(embedded.bad),
             samples=samples or {},
-            sample_set=images.sample_set,
+            sample_set=embedded.sample_set,
         )
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         features = embed_texts(self.model, self.tokenize, texts, self.batch_size, self.autocast)
         return self.transform.text(features, renormalise=True)
 
-    def _images(self, images: LabelledImages, name: str) -> ImageFeatures:
-        def compute() -> ImageFeatures:
+    def _images(self, images: LabelledImages, name: str) -> Embeddings:
+        def compute() -> Embeddings:
             transform = build_eval_transform(self.loaded.model.preprocess)
             return embed_images(self.model, images, transform, self.batch_size, self.workers, self.autocast)
 
-        found = self.cache.images(f"{name} {images.stamp()}", self.precision, compute)
-        for sample in found.bad[:5]:
+        embedded = self.cache.images(f"{name} {images.stamp()}", self.precision, compute)
+        for sample in embedded.bad[:5]:
             logger.warning("%s: left out %s: %s", name, sample.key, sample.detail)
-        if len(found.bad) > self.max_bad_fraction * len(images):
+        if len(embedded.bad) > self.max_bad_fraction * len(images):
             raise DataError(
-                f"{name}: {len(found.bad)} of {len(images)} images cannot be used, more than max_bad_fraction="
-                f"{self.max_bad_fraction}; {describe_bad(found.bad)}"
+                f"{name}: {len(embedded.bad)} of {len(images)} images cannot be used, more than max_bad_fraction="
+                f"{self.max_bad_fraction}; {describe_bad(embedded.bad)}"
             )
-        used = [(images.key(i), k) for i, k in zip(found.positions.tolist(), found.labels.tolist(), strict=True)]
-        moved = self.transform.image(found.features, renormalise=True)
-        return replace(found, features=moved, sample_set=digest_of(used))
+        keys = [images.key(i) for i in embedded.indices.tolist()]
+        used = list(zip(keys, embedded.labels.tolist(), strict=True))
+        moved = self.transform.image(embedded.image, renormalise=True)
+        return replace(embedded, image=moved, keys=keys, sample_set=digest_of(used))
 
     @property
     def autocast(self) -> Autocast:

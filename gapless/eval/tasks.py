@@ -17,12 +17,13 @@ from gapless.data.questions import Question, Selection
 from gapless.errors import ConfigError
 from gapless.eval.arithmetic import WordEdits, evaluate_arithmetic
 from gapless.eval.choices import evaluate_selection, evaluate_vqa
+from gapless.eval.embeddings import Embeddings
 from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.metrics.retrieval import recall_at, retrieval_ranks
 from gapless.eval.noise import choice_noise, class_noise
 from gapless.eval.pairs import PairEvaluation
 from gapless.eval.results import Result
-from gapless.eval.suite import EmbeddedPairs, Suite
+from gapless.eval.suite import Suite
 from gapless.geometry import whole_gap
 
 LEAST_PAIRS = 5
@@ -43,9 +44,9 @@ class Pairs:
         self, name: str, source: PairSource, captions: str = "all", classes: Mapping[str, int] | None = None
     ) -> None:
         self.name, self.source, self.captions, self.classes = name, source, captions, classes
-        self._embedded: EmbeddedPairs | None = None
+        self._embedded: Embeddings | None = None
 
-    def embedded(self, suite: Suite) -> EmbeddedPairs:
+    def embedded(self, suite: Suite) -> Embeddings:
         """Their features, which all tasks share."""
         if self._embedded is None:
             self._embedded = suite.embed(self.name, self.source, self.captions)
@@ -91,51 +92,51 @@ def retrieval(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     """Images by their captions and captions by their images."""
     embedded = pairs.embedded(suite)
     image_ranks, text_ranks = _ranks_in_folds(embedded, plan.folds)
-    counts = {"num_images": float(len(embedded.images.features)), "num_texts": float(len(embedded.texts))}
+    counts = {"num_images": float(len(embedded.image)), "num_texts": float(len(embedded.text))}
     hits = {"image_retrieval_recall@1": image_ranks < 1, "text_retrieval_recall@1": text_ranks < 1}
     task = "zeroshot_retrieval" if plan.captions == "all" else "zeroshot_retrieval_first_caption"
     metrics = recall_at(image_ranks, text_ranks) | counts
     samples = {metric: hit.float() for metric, hit in hits.items()}
-    result = suite.result(pairs.name, task, metrics, embedded.images, samples)
+    result = suite.result(pairs.name, task, metrics, embedded, samples)
     result.num_bad += embedded.without_caption
     return [result]
 
 
-def _ranks_in_folds(embedded: EmbeddedPairs, folds: int) -> tuple[Tensor, Tensor]:
+def _ranks_in_folds(embedded: Embeddings, folds: int) -> tuple[Tensor, Tensor]:
     """Ranks of every text and image among those of its fold."""
-    images, n = embedded.images.features, len(embedded.images.features)
+    images, n = embedded.image, len(embedded.image)
     if folds > n:
         raise ConfigError(f"folds: {folds} does not work, it must be between 1 and the {n} images")
     ranks = []
     for k in range(folds):
         first, end = n * k // folds, n * (k + 1) // folds
-        texts = (embedded.owner >= first) & (embedded.owner < end)
-        ranks.append(retrieval_ranks(images[first:end], embedded.texts[texts], embedded.owner[texts] - first))
+        texts = (embedded.image_of_text >= first) & (embedded.image_of_text < end)
+        ranks.append(retrieval_ranks(images[first:end], embedded.text[texts], embedded.image_of_text[texts] - first))
     return torch.cat([image for image, _ in ranks]), torch.cat([text for _, text in ranks])
 
 
 def gap(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     """The gap between images and their first captions."""
     embedded = pairs.embedded(suite)
-    images, texts = embedded.images.features, embedded.firsts
+    images, texts = embedded.image, embedded.first_text
     if len(images) < LEAST_PAIRS:
         return []
-    return [suite.result(pairs.name, "gap", whole_gap(images, texts), embedded.images)]
+    return [suite.result(pairs.name, "gap", whole_gap(images, texts), embedded)]
 
 
 def mixed(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     """Images by their first captions, among images and texts."""
     embedded = pairs.embedded(suite)
-    metrics = mixed_recall(embedded.images.features, embedded.firsts)
-    return [suite.result(pairs.name, "mixed_modality_retrieval", metrics, embedded.images)]
+    metrics = mixed_recall(embedded.image, embedded.first_text)
+    return [suite.result(pairs.name, "mixed_modality_retrieval", metrics, embedded)]
 
 
 def texts_among_texts(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     """Texts by other texts of their image."""
     embedded = pairs.embedded(suite)
-    scores = intra_modal_retrieval(embedded.texts, embedded.owner)
+    scores = intra_modal_retrieval(embedded.text, embedded.image_of_text)
     metrics = {f"text_{name}": value for name, value in scores.items()}
-    return [suite.result(pairs.name, "intra_modal_retrieval", metrics, embedded.images)]
+    return [suite.result(pairs.name, "intra_modal_retrieval", metrics, embedded)]
 
 
 def clustering(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
@@ -145,8 +146,8 @@ def clustering(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     embedded = pairs.embedded(suite)
     labels = torch.tensor([pairs.classes.get(key, -1) for key in embedded.keys])
     known = labels >= 0
-    metrics = joint_clustering(embedded.images.features[known], embedded.firsts[known], labels[known])
-    return [suite.result(pairs.name, "joint_clustering", metrics, embedded.images)]
+    metrics = joint_clustering(embedded.image[known], embedded.first_text[known], labels[known])
+    return [suite.result(pairs.name, "joint_clustering", metrics, embedded)]
 
 
 def linear_probe(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]:
@@ -157,7 +158,7 @@ def linear_probe(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]
 def images_among_images(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]:
     """Images by other images of their class."""
     images = suite.labelled(classes.data)
-    scores = intra_modal_retrieval(images.features, images.labels)
+    scores = intra_modal_retrieval(images.image, images.labels)
     metrics = {f"image_{name}": value for name, value in scores.items()}
     return [suite.result(classes.data.name, "intra_modal_retrieval", metrics, images)]
 

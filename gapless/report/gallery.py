@@ -18,7 +18,7 @@ from gapless.data.images import BadSampleError, decode_image
 from gapless.data.labelled import MAX_PIXELS
 from gapless.data.samples import pick_caption
 from gapless.errors import DataError, GaplessError
-from gapless.eval import PairFeatures, load_pairs
+from gapless.eval import Embeddings, load_pairs
 from gapless.geometry.spectrum import principal_axes
 from gapless.measures import measure_of
 from gapless.report.runs import RunRecord
@@ -87,18 +87,18 @@ class Embedded:
     """The kept embeddings of a run."""
 
     run: RunRecord
-    epochs: dict[int, tuple[PairFeatures, list[str]]]
+    epochs: dict[int, Embeddings]
 
     @property
-    def last(self) -> PairFeatures:
+    def last(self) -> Embeddings:
         """Features of the last epoch that was kept."""
-        return self.epochs[max(self.epochs)][0]
+        return self.epochs[max(self.epochs)]
 
 
 def load_embedded(run: RunRecord) -> Embedded | None:
     """The run's embeddings; None, and a note, where there are none that can be read."""
     try:
-        found = {epoch: _usable(path, *load_pairs(path)) for epoch, path in run.embeddings.items()}
+        found = {epoch: _usable(path, load_pairs(path)) for epoch, path in run.embeddings.items()}
     except DataError as error:
         logger.warning("%s", error)
         run.notes.append(str(error))
@@ -106,20 +106,20 @@ def load_embedded(run: RunRecord) -> Embedded | None:
     return Embedded(run, found) if found else None
 
 
-def _usable(path: Path, features: PairFeatures, keys: list[str]) -> tuple[PairFeatures, list[str]]:
+def _usable(path: Path, features: Embeddings) -> Embeddings:
     """Features that can be drawn.
 
     Raises:
         DataError: shapes or keys that do not go together, or values that are not finite.
     """
-    image, text = features.image, features.text
+    image, text, keys = features.image, features.text, features.keys
     if image.ndim != 2 or 0 in image.shape or image.shape != text.shape or len(features.indices) != len(image):
         raise DataError(f"{path}: {tuple(image.shape)} images and {tuple(text.shape)} texts are no pairs")
     if not (image.isfinite().all() and text.isfinite().all()):
         raise DataError(f"{path}: embeddings that are not finite")
     if not isinstance(keys, list) or len(keys) not in (0, len(image)) or not all(isinstance(k, str) for k in keys):
         raise DataError(f"{path}: the keys of its pairs are not those of {len(image)} pairs")
-    return features, keys
+    return features
 
 
 def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
 
     In three dimensions the coordinates are the features themselves.
     """
-    last, keys = embedded.epochs[max(embedded.epochs)]
+    last = embedded.last
     both = torch.cat([last.image, last.text]).double()
     flat = last.image.shape[1] <= 3
     centre = torch.zeros(both.shape[1], dtype=torch.float64) if flat else both.mean(dim=0)
@@ -137,7 +137,7 @@ def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
         axes = torch.cat([axes, axes.new_zeros(len(axes), 3 - axes.shape[1])], dim=1)
     chosen = torch.linspace(0, len(last.image) - 1, min(POINTS, len(last.image))).long()
     frames = []
-    for epoch, (features, _) in sorted(embedded.epochs.items()):
+    for epoch, features in sorted(embedded.epochs.items()):
         sides = [side[chosen].double() for side in (features.image, features.text)]
         frames.append(
             {
@@ -147,8 +147,8 @@ def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
                 "told": _told(embedded.run, epoch),
             }
         )
-    positions = last.indices.tolist()
-    names = [gallery.add(embedded.run, positions[i], keys[i]) for i in chosen.tolist()] if keys else []
+    indices, keys = last.indices.tolist(), last.keys
+    names = [gallery.add(embedded.run, indices[i], keys[i]) for i in chosen.tolist()] if keys else []
     return {"run": embedded.run.name, "sphere": flat, "points": names, "frames": frames}
 
 
@@ -175,14 +175,14 @@ class Example:
 
 def retrieval_examples(embedded: Embedded, gallery: Gallery, by_text: bool) -> list[Example]:
     """Some queries of a run's last kept epoch among all evaluated pairs: texts among images, or the reverse."""
-    features, keys = embedded.epochs[max(embedded.epochs)]
-    if not keys:
+    features = embedded.last
+    if not features.keys:
         return []
     queries, targets = (features.text, features.image) if by_text else (features.image, features.text)
-    positions = features.indices.tolist()
+    indices = features.indices.tolist()
 
     def name(i: int) -> str:
-        return gallery.add(embedded.run, positions[i], keys[i])
+        return gallery.add(embedded.run, indices[i], features.keys[i])
 
     chosen: Sequence[int] = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries)) + 2).long()[1:-1].tolist()
     examples = []

@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from gapless import __version__
 from gapless.errors import DataError
-from gapless.eval import PairFeatures
+from gapless.eval import Embeddings
 from gapless.eval.compare import columns, evaluations
 from gapless.models import RANDOM
 from gapless.report.escaping import markdown, script
@@ -199,7 +199,7 @@ def _page(
     )
 
 
-def _figures(folder: Path, sections: dict[str, list[Panel]], lasts: dict[str, PairFeatures]) -> list[Path]:
+def _figures(folder: Path, sections: dict[str, list[Panel]], lasts: dict[str, Embeddings]) -> list[Path]:
     """The main curves, the variance and the cosines, and a map of each run, as .pdf and .png."""
     written = []
     for told, panels in sections.items():

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gapless.eval import PairFeatures
+from gapless.eval import Embeddings
 from gapless.geometry import explained_variance
 from gapless.report.escaping import chart
 from gapless.report.runs import RunRecord
@@ -69,7 +69,7 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Panel]:
             yield Panel(name, "epoch", series, (0.45, 1.02) if name.endswith("linear_separability") else None)
 
 
-def variance(features: Mapping[str, PairFeatures], order: Sequence[str]) -> list[Panel]:
+def variance(features: Mapping[str, Embeddings], order: Sequence[str]) -> list[Panel]:
     """Cumulative explained variance of images, of texts, and the mean of both (the contrastive-gap paper's Fig. 2).
 
     Args:
@@ -93,7 +93,7 @@ def variance(features: Mapping[str, PairFeatures], order: Sequence[str]) -> list
     ]
 
 
-def spectra(features: PairFeatures) -> list[Panel]:
+def spectra(features: Embeddings) -> list[Panel]:
     """Singular values of both centred clouds, and their cumulative explained variance."""
     values, totals = [], []
     for number, (name, side) in enumerate((("images", features.image), ("texts", features.text))):
@@ -108,7 +108,7 @@ def spectra(features: PairFeatures) -> list[Panel]:
     ]
 
 
-def cosines(name: str, features: PairFeatures) -> Panel:
+def cosines(name: str, features: Embeddings) -> Panel:
     """Histogram (density) of the cosines of pairs and of non-pairs."""
     pairs = (features.image * features.text).sum(dim=1)
     x, y = features.image[:NON_PAIRS], features.text[:NON_PAIRS]

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from gapless.config import Config, config_file, load_config, with_changes
-from gapless.eval import PairFeatures, build_pair_evaluation, embed_pairs
+from gapless.eval import Embeddings, build_pair_evaluation, embed_pairs
 from gapless.measures import measure_of
 from gapless.models import load_export
 from gapless.report import column_of, embedding_maps, load_run, score_table, write_report
@@ -87,7 +87,7 @@ def _config(file: str, output: Path, quick: bool, **changes: object) -> Config:
     return with_changes(config, output=str(output), **changes)
 
 
-def evaluate_export(folder: Path, config: Config) -> tuple[dict[str, float], PairFeatures]:
+def evaluate_export(folder: Path, config: Config) -> tuple[dict[str, float], Embeddings]:
     """Scores and features of an exported model on the whole test split of the emoji data."""
     config = with_changes(config, data={"val_samples": None})
     model, tokenizer = load_export(folder)

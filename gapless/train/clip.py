@@ -168,7 +168,7 @@ def _remove_gap(config: Config, model: TwinModel, tokenizer: Tokenizer) -> None:
 def _keep_embeddings(folder: Path, evaluation: PairEvaluation, epoch: int) -> None:
     """Store what was just evaluated."""
     if evaluation.features is not None and PartialState().is_main_process:
-        save_pairs(evaluation.features, evaluation.data, folder / f"epoch_{epoch:05d}.safetensors")
+        save_pairs(evaluation.features, folder / f"epoch_{epoch:05d}.safetensors")
 
 
 def _further_evaluations(config: Config, tokenizer: Tokenizer) -> list[PlanEvaluation]:

@@ -5,7 +5,7 @@ import torch
 
 from gapless.data.pairs import FilePair, FileSource
 from gapless.data.samples import pick_caption
-from gapless.eval.features import ImageFeatures
+from gapless.eval.embeddings import Embeddings
 from gapless.eval.suite import Suite
 
 
@@ -20,7 +20,7 @@ def test_the_first_caption_is_the_one_that_training_takes(tmp_path, captions, te
     )
 
     def images(pairs, name):
-        return ImageFeatures(torch.zeros(len(pairs), 2), torch.arange(len(pairs)), torch.zeros(len(pairs)), [])
+        return Embeddings(torch.zeros(len(pairs), 2), torch.zeros(0, 2), torch.arange(len(pairs)))
 
     suite = SimpleNamespace(_images=images, _texts=lambda texts: torch.zeros(len(texts), 2))
     found = Suite.embed(suite, "some", source, captions)

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 
-from gapless.eval import PairFeatures
+from gapless.eval import Embeddings
 from gapless.report import RunRecord, gallery
 from gapless.report.gallery import (
     Embedded,
@@ -47,7 +48,7 @@ def cloud(n, seed, d=5):
     generator = torch.Generator().manual_seed(seed)
     image = F.normalize(torch.randn(n, d, generator=generator), dim=1)
     text = F.normalize(image + 0.8 * torch.randn(n, d, generator=generator), dim=1)
-    return PairFeatures(image, text, torch.arange(n) + 100, [])
+    return Embeddings(image, text, torch.arange(n) + 100, [])
 
 
 def opened(address):
@@ -130,14 +131,14 @@ def test_thumbnails_keep_the_shape_and_the_colours():
 
 def test_the_last_epoch_is_the_largest_number(run):
     first, last = cloud(8, 0), cloud(8, 1)
-    assert Embedded(run, {2: (last, []), 0: (first, [])}).last is last
+    assert Embedded(run, {2: last, 0: first}).last is last
 
 
 def test_a_map_has_every_epoch_on_the_components_of_the_last(run):
     first, last = cloud(8, 0), cloud(8, 1)
     keys = [str(k) for k in range(8)]
     last.indices = torch.arange(8)
-    tree = embedding_map(Embedded(run, {2: (last, keys), 0: (first, keys)}), Gallery())
+    tree = embedding_map(Embedded(run, {2: replace(last, keys=keys), 0: replace(first, keys=keys)}), Gallery())
     assert (tree["run"], tree["sphere"]) == ("named", False)
     assert tree["points"] == [f"{run.data}/{k}" for k in range(8)]
     assert [frame["epoch"] for frame in tree["frames"]] == [0, 2]
@@ -161,7 +162,7 @@ def test_a_map_has_every_epoch_on_the_components_of_the_last(run):
 @pytest.mark.parametrize("d", [2, 3])
 def test_in_three_dimensions_the_space_is_that_of_the_features(run, d):
     last = cloud(8, 1, d)
-    tree = embedding_map(Embedded(run, {1: (last, [])}), Gallery())
+    tree = embedding_map(Embedded(run, {1: last}), Gallery())
     assert (tree["sphere"], tree["points"]) == (True, [])
     for k, side in enumerate((last.image, last.text)):
         space = torch.tensor(tree["frames"][0]["space"][k]).T
@@ -175,7 +176,7 @@ def test_a_map_of_many_pairs_shows_some_evenly_spaced(run):
     last = cloud(700, 1)
     last.indices = torch.arange(700).flip(0)
     shown = Gallery()
-    tree = embedding_map(Embedded(run, {1: (last, [f"key {k}" for k in range(700)])}), shown)
+    tree = embedding_map(Embedded(run, {1: replace(last, keys=[f"key {k}" for k in range(700)])}), shown)
     places = [int(name.rpartition(" ")[2]) for name in tree["points"]]
     assert len(places) == 300
     assert (places[0], places[1], places[-1]) == (0, 2, 699)
@@ -186,16 +187,16 @@ def test_pictures_of_a_map_are_those_of_the_positions_in_the_data(run):
     last = cloud(8, 1)
     last.indices = torch.tensor([7, 6, 5, 4, 3, 2, 1, 0])
     shown = Gallery()
-    embedding_map(Embedded(run, {1: (last, [str(7 - k) for k in range(8)])}), shown)
+    embedding_map(Embedded(run, {1: replace(last, keys=[str(7 - k) for k in range(8)])}), shown)
     assert shown.captions == {f"{run.data}/{k}": f"picture {k}" for k in range(8)}
 
 
 @pytest.mark.parametrize("by_text", [True, False])
 def test_examples_are_what_the_queries_retrieve(run, by_text):
     n = 40
-    features = cloud(n, 3)
     keys = [f"key {k}" for k in range(n)]
-    examples = retrieval_examples(Embedded(run, {0: (cloud(n, 4), keys), 1: (features, keys)}), Gallery(), by_text)
+    other, features = replace(cloud(n, 4), keys=keys), replace(cloud(n, 3), keys=keys)
+    examples = retrieval_examples(Embedded(run, {0: other, 1: features}), Gallery(), by_text)
     assert [e.query.rpartition("/")[2] for e in examples] == [f"key {k}" for k in (5, 11, 16, 22, 27, 33)]
     queries, targets = (features.text, features.image) if by_text else (features.image, features.text)
     for example in examples:
@@ -208,14 +209,14 @@ def test_examples_are_what_the_queries_retrieve(run, by_text):
 
 def test_examples_of_few_pairs_are_as_many_as_there_are_and_need_names(run):
     features = cloud(3, 3)
-    embedded = Embedded(run, {1: (features, ["a", "b", "c"])})
+    embedded = Embedded(run, {1: replace(features, keys=["a", "b", "c"])})
     examples = retrieval_examples(embedded, Gallery(), True)
     assert len(examples) == 3
     assert all(len(e.found) == 3 for e in examples)
-    assert retrieval_examples(Embedded(run, {1: (features, [])}), Gallery(), True) == []
+    assert retrieval_examples(Embedded(run, {1: features}), Gallery(), True) == []
     # Of equals none is before another.
-    still = PairFeatures(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3), [])
-    assert {e.right for e in retrieval_examples(Embedded(run, {1: (still, list("abc"))}), Gallery(), True)} == {1}
+    still = Embeddings(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3), keys=list("abc"))
+    assert {e.right for e in retrieval_examples(Embedded(run, {1: still}), Gallery(), True)} == {1}
 
 
 def test_a_run_that_kept_nothing_has_no_map(run):

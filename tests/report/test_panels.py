@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gapless.eval import PairFeatures
+from gapless.eval import Embeddings
 from gapless.report import RunRecord
 from gapless.report.panels import Panel, Series, as_plotly, cosines, curves, spectra, style, variance
 
@@ -21,7 +21,7 @@ def features(scale_of_texts=(3.0, 1.0, 1.0), n=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(n, 3, generator=generator) * torch.tensor([2.0, 2.0, 1.0])
     texts = torch.randn(n, 3, generator=generator) * torch.tensor(scale_of_texts)
-    return PairFeatures(images, texts, torch.arange(n), [])
+    return Embeddings(images, texts, torch.arange(n), [])
 
 
 def shares(cloud):
@@ -85,16 +85,16 @@ def test_spectra_are_relative_to_the_largest_singular_value():
 
 def test_a_direction_without_variance_is_far_below_and_finite():
     flat = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.5, 0.0]])
-    values, _ = spectra(PairFeatures(flat, flat, torch.arange(3), []))
+    values, _ = spectra(Embeddings(flat, flat, torch.arange(3), []))
     assert values.series[0].y == pytest.approx([0, -8])
     still = torch.ones(3, 2)
-    assert spectra(PairFeatures(still, still, torch.arange(3), []))[0].series[0].y == [0, 0]
+    assert spectra(Embeddings(still, still, torch.arange(3), []))[0].series[0].y == [0, 0]
 
 
 def test_cosines_of_pairs_and_of_all_others():
     images = torch.eye(3)
     texts = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]), dim=1)
-    panel = cosines("run", PairFeatures(images, texts, torch.arange(3), []))
+    panel = cosines("run", Embeddings(images, texts, torch.arange(3), []))
     assert (panel.title, panel.x_title, panel.y_range) == ("run", "cosine", None)
     pairs, others = panel.series
     assert [(s.name, s.style, s.filled) for s in panel.series] == [("pairs", 0, True), ("non-pairs", 1, True)]
@@ -110,11 +110,11 @@ def test_cosines_of_pairs_and_of_all_others():
 def test_the_histogram_reaches_from_the_least_to_the_largest_cosine():
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     texts = torch.tensor([[-0.5, 0.0], [0.0, 0.25]])
-    panel = cosines("run", PairFeatures(images, texts, torch.arange(2), []))
+    panel = cosines("run", Embeddings(images, texts, torch.arange(2), []))
     width = 0.75 / 60
     assert panel.series[0].x[0] == pytest.approx(-0.5 + width / 2, abs=1e-4)
     assert panel.series[0].x[-1] == pytest.approx(0.25 - width / 2, abs=1e-4)
-    equal = cosines("run", PairFeatures(images, images * 0, torch.arange(2), []))  # all cosines are 0
+    equal = cosines("run", Embeddings(images, images * 0, torch.arange(2), []))  # all cosines are 0
     assert equal.series[0].x[-1] == pytest.approx(1e-3, abs=1e-4)
     assert sum(equal.series[1].y) == pytest.approx(60 / 1e-3, rel=1e-3)
 
@@ -124,7 +124,7 @@ def test_non_pairs_are_of_the_first_thousand_rows_alone():
     images[:, 0] = 1
     texts = images.clone()
     texts[1024:] = torch.tensor([-1.0, 0.0])
-    panel = cosines("run", PairFeatures(images, texts, torch.arange(1030), []))
+    panel = cosines("run", Embeddings(images, texts, torch.arange(1030), []))
     assert panel.series[0].y[0] > 0  # the last pairs, at -1
     assert panel.series[1].y[0] == 0  # no image of the first 1,024 meets their texts
 
@@ -163,6 +163,6 @@ def test_charts_of_the_page_have_the_lines_of_the_panel():
 
 
 def test_the_largest_values_of_a_histogram_are_rounded():
-    cloud = PairFeatures(torch.eye(3), F.normalize(torch.rand(3, 3), dim=1), torch.arange(3), [])
+    cloud = Embeddings(torch.eye(3), F.normalize(torch.rand(3, 3), dim=1), torch.arange(3), [])
     for line in cosines("run", cloud).series:
         assert all(math.isclose(v, round(v, 4)) for v in (*line.x, *line.y))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gapless.eval import PairFeatures
+from gapless.eval import Embeddings
 from gapless.reproduce import demo
 
 SCORES = {
@@ -45,7 +45,7 @@ def done(monkeypatch, tmp_path):
         record.scored.append((folder, config))
         name = folder.parent.name
         number = float(list(SCORES).index(name))
-        features = PairFeatures(torch.tensor([[number]]), torch.tensor([[-number]]), torch.arange(1), [])
+        features = Embeddings(torch.tensor([[number]]), torch.tensor([[-number]]), torch.arange(1), [])
         return dict(zip(METRICS, SCORES[name], strict=True)) | {"test/num_samples": 395}, features
 
     monkeypatch.setattr(demo, "run_training", train)

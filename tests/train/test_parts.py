@@ -18,8 +18,7 @@ from gapless.engine.checkpoint import Progress, write_state
 from gapless.engine.optim import build_optimizer
 from gapless.engine.processes import Processes
 from gapless.errors import ConfigError, DataError
-from gapless.eval.embeddings import load_pairs
-from gapless.eval.features import PairFeatures
+from gapless.eval.embeddings import Embeddings, load_pairs
 from gapless.models import build_model, load_export, save_export
 from gapless.signals import StopFlag
 from gapless.train import clip as room
@@ -52,7 +51,8 @@ class Pairs:
     """An evaluation on pairs whose features are there already."""
 
     def __init__(self):
-        self.data, self.features = Val(), PairFeatures(X, Y, torch.tensor([4, 0, 7]), [])
+        self.data = Val()
+        self.features = Embeddings(X, Y, torch.tensor([4, 0, 7]), keys=["key 4", "key 0", "key 7"])
 
 
 ODD = {
@@ -188,10 +188,10 @@ def test_checkpoints_are_written_as_exports_of_the_model(built, tmp_path):
 def test_the_embeddings_that_are_kept_are_those_of_the_evaluation(built, monkeypatch):
     made = built()
     made.parts.keep_embeddings(3)
-    features, keys = load_pairs(made.folder / "embeddings" / "epoch_00003.safetensors")
+    features = load_pairs(made.folder / "embeddings" / "epoch_00003.safetensors")
     assert torch.equal(features.image, X)
     assert torch.equal(features.text, Y)
-    assert keys == ["key 4", "key 0", "key 7"]
+    assert features.keys == ["key 4", "key 0", "key 7"]
     made.pairs.features = None
     made.parts.keep_embeddings(4)
     monkeypatch.setattr(room, "PartialState", lambda: SimpleNamespace(is_main_process=False))
@@ -261,7 +261,7 @@ def test_the_first_gap_of_a_new_twin_is_removed_on_training_pairs(built, monkeyp
 
     def embed(model, data):
         embedded.append((model, data))
-        return PairFeatures(X, Y, torch.arange(3), [])
+        return Embeddings(X, Y, torch.arange(3), [])
 
     monkeypatch.setattr(room, "embed_pairs", embed)
     monkeypatch.setattr(room.TwinModel, "remove_gap", lambda model, *arguments: moved.append((model, *arguments)))
@@ -292,7 +292,7 @@ def test_the_first_gap_of_a_new_twin_is_removed_on_training_pairs(built, monkeyp
 
 @pytest.mark.parametrize(("samples", "fitted"), [(50, 50), (5000, 4096), (None, 4096)])
 def test_the_gap_is_fitted_on_at_most_4096_pairs(built, monkeypatch, samples, fitted):
-    monkeypatch.setattr(room, "embed_pairs", lambda model, data: PairFeatures(X, Y, torch.arange(3), []))
+    monkeypatch.setattr(room, "embed_pairs", lambda model, data: Embeddings(X, Y, torch.arange(3), []))
     monkeypatch.setattr(room.TwinModel, "remove_gap", lambda *_: None)
     made = built(model=TWIN | {"initial_gap": "translate"}, data={"train_samples": samples})
     assert made.calls["pairs"][0].data.train_samples == fitted

@@ -45,8 +45,8 @@ def test_embeddings_of_the_first_and_last_epoch_are_kept_and_are_what_was_evalua
     path, folder = config(tmp_path, eval__keep_embeddings=[0, -1])
     run("train", "--config", str(path))
     assert sorted(p.stem for p in (folder / "embeddings").iterdir()) == ["epoch_00000", "epoch_00002"]
-    features, keys = load_pairs(folder / "embeddings" / "epoch_00002.safetensors")
-    assert len(set(keys)) == 96
+    features = load_pairs(folder / "embeddings" / "epoch_00002.safetensors")
+    assert len(set(features.keys)) == 96
     distance = float((features.image.mean(dim=0) - features.text.mean(dim=0)).norm())
     last = [line for line in metrics(folder) if "val/centroid_distance" in line][-1]
     assert distance == pytest.approx(last["val/centroid_distance"], abs=1e-5)
