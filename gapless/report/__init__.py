@@ -1,5 +1,6 @@
 """Numbers and embeddings as tables, figures and pages that people read."""
 
+from gapless.report.document import print_tables, write_document
 from gapless.report.figures import embedding_maps
 from gapless.report.page import write_report
 from gapless.report.runs import METRICS, RunRecord, load_run
@@ -15,6 +16,8 @@ __all__ = [
     "column_of",
     "embedding_maps",
     "load_run",
+    "print_tables",
     "score_table",
+    "write_document",
     "write_report",
 ]

@@ -14,7 +14,8 @@ from gapless.errors import DataError
 from gapless.eval import Embeddings
 from gapless.eval.compare import columns, evaluations
 from gapless.models import RANDOM
-from gapless.report.escaping import markdown, script
+from gapless.report.document import latex_of, markdown_of
+from gapless.report.escaping import script
 from gapless.report.figures import draw_panels, embedding_maps
 from gapless.report.gallery import POINTS, Embedded, Gallery, embedding_map, load_embedded, retrieval_examples
 from gapless.report.panels import MAIN, Panel, as_plotly, cosines, curves, style, variance
@@ -74,11 +75,9 @@ def write_report(
     listed = "".join(
         f"![{path.stem}]({quote(f'{path.parent.name}/{path.name}')})\n\n" for path in figures if path.suffix == ".png"
     )
-    parts = [table.section() for table in (*shown, setup)]
-    told = "".join(f"> {markdown(note)}\n\n" for note in notes)
-    text = f"# {markdown(title)}\n\n{told}" + "\n".join(parts) + f"\n## Figures\n\n{listed}"
+    text = markdown_of(title, [*shown, setup], notes, f"\n## Figures\n\n{listed}")
     write_text(output.with_suffix(".md"), text)
-    write_text(output.with_suffix(".tex"), "\n".join(table.latex() for table in shown))
+    write_text(output.with_suffix(".tex"), latex_of(shown))
     # Names of files that are no UTF-8 come as halves of characters, which no page can hold.
     write_text(output, page.encode("utf-8", "backslashreplace").decode())
     return [output, output.with_suffix(".md"), output.with_suffix(".tex"), *figures]

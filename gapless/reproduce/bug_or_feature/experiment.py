@@ -6,13 +6,11 @@ The model is any run or file of embeddings; without one, an emoji CLIP is traine
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
 from torch import Tensor
 
 from gapless.config import config_file, load_config, with_changes
@@ -21,8 +19,7 @@ from gapless.geometry import close_gap, effective_dimension, gap_statistics, qua
 from gapless.geometry.files import kept_embeddings, kept_epochs, load_pair
 from gapless.geometry.robustness import FAMILIES, Robustness, quantise
 from gapless.geometry.statistics import Definition
-from gapless.report import Cell, Table, load_run, write_report
-from gapless.report.escaping import terminal
+from gapless.report import Cell, Table, load_run, print_tables, write_document, write_report
 from gapless.report.figures import draw_panels
 from gapless.report.panels import Panel, Series
 from gapless.reproduce.simulated import Simulated
@@ -214,10 +211,7 @@ def draw_simulated(found: Simulated, path: Path) -> None:
 
 
 def _write(paper: str, output: Path, tables: Sequence[Table], run: Path | None) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    parts = [table.section() for table in tables]
-    write_text(output / f"{paper}.md", f"# {paper}\n\n" + "\n".join(parts))
-    write_text(output / f"{paper}.tex", "\n".join(table.latex() for table in tables))
+    path = write_document(output, paper, paper, tables)
     rows = {t.title: [[cell.text for cell in row] for row in t.rows] for t in tables}
     write_text(output / "results.json", json.dumps(rows, indent=2) + "\n")
     if run:
@@ -225,8 +219,5 @@ def _write(paper: str, output: Path, tables: Sequence[Table], run: Path | None) 
             write_report([load_run(run)], output / "report.html", f"{paper}: geometry", tables)
         except DataError as error:
             logger.warning("no page: %s", error)
-    for table in tables:
-        Console(width=max(Console().width, 100)).print(
-            terminal(table.title), replace(table, title="").terminal(), terminal(table.note), ""
-        )
-    logger.info("written: %s", output / f"{paper}.md")
+    print_tables(tables, 100)
+    logger.info("written: %s", path)

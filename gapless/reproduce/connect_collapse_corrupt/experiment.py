@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from rich.console import Console
 
 from gapless.config import DataConfig, config_file, load_tree
 from gapless.data import build_source
@@ -22,8 +21,7 @@ from gapless.decode.captions.scores import TokenizerName
 from gapless.decode.embed import embed_store
 from gapless.measures import measure_of
 from gapless.models import NO_WEIGHTS, RANDOM, check_model
-from gapless.report import Cell, Table, column_of, load_run, write_report
-from gapless.report.escaping import terminal
+from gapless.report import Cell, Table, column_of, load_run, print_tables, write_document, write_report
 from gapless.report.figures import draw_panels
 from gapless.report.gallery import thumbnail
 from gapless.report.panels import Panel, Series
@@ -313,16 +311,11 @@ def _draw(output: Path, low: Mapping[float, Scores], distances: Mapping[float, M
         draw_panels(panels, output / f"captioning{suffix}")
 
 
-def _write(output: Path, tables: Sequence[Table], model: Path, tree: Mapping[str, Any], told: str) -> None:
+def _write(output: Path, tables: Sequence[Table], model: Path, tree: Mapping[str, Any], weights: str) -> None:
     name = "connect-collapse-corrupt-captions"
-    parts = [table.section() for table in tables]
-    write_text(output / f"{name}.md", f"# {name}{told}\n\n" + "\n".join(parts) + "\n![curves](captioning.png)\n")
-    write_text(output / f"{name}.tex", "\n".join(table.latex() for table in tables))
+    path = write_document(output, name, f"{name}{weights}", tables, "\n![curves](captioning.png)\n")
     write_text(output / "captioning.json", json.dumps(tree, indent=2) + "\n")
     if (model / "metrics.jsonl").is_file():
         write_report([load_run(model)], output / "captions.html", "Connect, collapse, corrupt: captions", tables)
-    for table in tables:
-        Console(width=max(Console().width, 130)).print(
-            terminal(table.title), replace(table, title="").terminal(), terminal(table.note), ""
-        )
-    logger.info("written: %s", output / f"{name}.md")
+    print_tables(tables, 130)
+    logger.info("written: %s", path)

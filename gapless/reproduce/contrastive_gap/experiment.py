@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from accelerate import PartialState
-from rich.console import Console
 
 from gapless.config import Config, EvalPlan, config_file, load_config, with_changes
 from gapless.data import build_source
 from gapless.data.labelled import PAPER_SETS
 from gapless.errors import DataError
-from gapless.report import Cell, Table, best_row, column_of, load_run, write_report
-from gapless.report.escaping import terminal
+from gapless.report import Cell, Table, best_row, column_of, load_run, print_tables, write_document, write_report
 from gapless.reproduce.contrastive_gap.published import (
     ACCURACY,
     GAP,
@@ -323,16 +321,12 @@ def _claims(found: Scores) -> list[Table]:
 
 
 def _write(output: Path, grid: Edition, found: Scores, tables: Sequence[Table]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     title = f"The contrastive gap, {grid.name} edition"
-    parts = [table.section() for table in tables]
-    write_text(output / "contrastive-gap.md", f"# {title}\n\n" + "\n".join(parts))
-    write_text(output / "contrastive-gap.tex", "\n".join(table.latex() for table in tables))
+    path = write_document(output, "contrastive-gap", title, tables)
     tree = {"-".join(map(str, key)): dict(values) for key, values in found.items()}
     write_text(output / "results.json", json.dumps(tree, indent=2) + "\n")
     shown = [*grid.identical, *grid.three_d, *(m for m in grid.members if m.labels["seed"] == SEEDS[0])]
     runs = [load_run(m.folder) for m in shown if (m.folder / "metrics.jsonl").is_file()]
     write_report(runs, output / "report.html", title, tables)
-    for table in tables:
-        Console(width=max(Console().width, 100)).print(table.terminal(), terminal(table.note), "")
-    logger.info("written: %s, %s", output / "contrastive-gap.md", output / "report.html")
+    print_tables(tables, 100)
+    logger.info("written: %s, %s", path, output / "report.html")
