@@ -1,5 +1,5 @@
 import re
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -35,26 +35,6 @@ def test_the_papers_recipe():
     assert (config.data.batch_size, config.train.epochs, config.model.temperature) == (64, 9, 0.01)
     assert config.data.augmentation is None
     assert config.optim.schedule == "constant"
-
-
-def leaves(part):
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if is_dataclass(value):
-            yield from leaves(value)
-        else:
-            yield field.name
-
-
-def test_every_field_is_read_somewhere():
-    sources = [p.read_text() for p in (ROOT / "gapless").rglob("*.py") if p.name != "config.py"]
-    code = "\n".join(sources)
-    unread = [name for name in (*leaves(Config()), *leaves(CaptionConfig())) if not re.search(rf"\.{name}\b", code)]
-    assert unread == []
-    augmentation = (ROOT / "gapless/data/transforms.py").read_text()
-    from gapless.config import AugmentationConfig
-
-    assert [f.name for f in fields(AugmentationConfig) if f"config.{f.name}" not in augmentation] == []
 
 
 def test_overlays_are_laid_over_each_other(tmp_path):
