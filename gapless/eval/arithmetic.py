@@ -78,17 +78,17 @@ def evaluate_arithmetic(suite: Suite, data: WordEdits, lambdas: Sequence[float] 
         DataError: malformed files, pictures that cannot be read, or heads of another dimension.
     """
     edits = load_edits(data.transfos, data.triplets, data.domain)
-    images = suite.images(data.paths, f"{data.name} arithmetic")
-    if images.bad:
-        raise DataError(f"{data.name}: {images.bad[0].key} cannot be used ({images.bad[0].detail})")
+    embedded = suite.images(data.paths, f"{data.name} arithmetic")
+    if embedded.bad:
+        raise DataError(f"{data.name}: {embedded.bad[0].key} cannot be used ({embedded.bad[0].detail})")
     words = suite.words(edits.value + edits.target)
-    features = images.image
+    images = embedded.image
     if data.heads is not None:
-        features, words = _through_heads(data.heads, features, words)
-    scores = simat_score(features, words, data.transfos, data.triplets, data.oracle(), lambdas, data.domain)
+        images, words = _through_heads(data.heads, images, words)
+    scores = simat_score(images, words, data.transfos, data.triplets, data.oracle(), lambdas, data.domain)
     metrics = {f"simat_score@{strength:g}": score for strength, score in scores.items()}
     metrics["num_edits"] = float(len(edits.query))
-    result = suite.result(f"{data.name}_{data.domain}", "embedding_arithmetic", metrics, images)
+    result = suite.result(f"{data.name}_{data.domain}", "embedding_arithmetic", metrics, embedded)
     if data.heads is not None:
         result.settings["heads"] = f"{data.heads.stem} {file_hash(data.heads)}"
     return result

@@ -58,18 +58,19 @@ def columns(folders: Mapping[str, Path]) -> dict[str, list[Result]]:
     Raises:
         DataError: a folder has no results.
     """
-    found: dict[str, list[Result]] = {}
+    of_columns: dict[str, list[Result]] = {}
     for name, folder in folders.items():
         models: dict[tuple[str, str, str], list[Result]] = {}
         for result in load_results(folder):
             place = result.weights or result.pretrained
             models.setdefault((result.model, place if not result.variant else "", result.variant), []).append(result)
         own = [model for model in models if not model[2]] if len(models) > 1 else list(models)
-        for (model, place, variant), results in sorted(models.items(), key=lambda each: each[0][2] != ""):
+        for (model, place, variant), results in sorted(models.items(), key=lambda model: model[0][2] != ""):
             alike = [m for m, _, v in models if (m, v) == (model, variant)]
-            told = f"{name}@{variant}" if variant else f"{name}/{model}" + (f" {place}" if len(alike) > 1 else "")
-            found.setdefault(name if len(own) == 1 and own[0] == (model, place, variant) else told, []).extend(results)
-    return found
+            full = f"{name}@{variant}" if variant else f"{name}/{model}" + (f" {place}" if len(alike) > 1 else "")
+            column = name if len(own) == 1 and own[0] == (model, place, variant) else full
+            of_columns.setdefault(column, []).extend(results)
+    return of_columns
 
 
 def named(folders: Sequence[Path]) -> dict[str, Path]:
@@ -79,10 +80,10 @@ def named(folders: Sequence[Path]) -> dict[str, Path]:
         ConfigError: a folder is given twice.
     """
     names = [folder.resolve().name for folder in folders]
-    found = {str(f) if names.count(n) > 1 else n: f for n, f in zip(names, folders, strict=True)}
-    if len(found) < len(folders):
+    by_name = {str(f) if names.count(n) > 1 else n: f for n, f in zip(names, folders, strict=True)}
+    if len(by_name) < len(folders):
         raise ConfigError(f"compare: {', '.join(map(str, folders))}: a folder is named twice")
-    return found
+    return by_name
 
 
 def evaluations(columns: Mapping[str, Sequence[Result]]) -> list[Evaluation]:
@@ -92,21 +93,21 @@ def evaluations(columns: Mapping[str, Sequence[Result]]) -> list[Evaluation]:
         columns: results of each model, by its name.
     """
     doubled = {
-        label for found in columns.values() for label, n in Counter(r.label for r in found).items() if n > 1
+        label for results in columns.values() for label, n in Counter(r.label for r in results).items() if n > 1
     }  # the same on other data, which the location tells apart
     rows: dict[str, dict[str, Result]] = {}
-    for name, found in columns.items():
-        for result in found:
+    for name, results in columns.items():
+        for result in results:
             label = f"{result.label} of {result.data}" if result.label in doubled and result.data else result.label
             other = rows.setdefault(label, {}).get(name)
             if other is not None:
                 result = _newer(other, result)
             rows[label][name] = result
-    return [Evaluation(label, results) for label, results in rows.items()]
+    return [Evaluation(label, by_name) for label, by_name in rows.items()]
 
 
 def _newer(one: Result, other: Result) -> Result:
-    """Of two files of the same evaluation, which older versions wrote, the later one; it is said which."""
+    """Of two files of the same evaluation, which older versions wrote, the later one; the log says which."""
     first, second = sorted((one, other), key=lambda r: r.path.stat().st_mtime_ns if r.path else 0)
     logger.warning("%s: %s is read, the older %s is not", second.label, second.path, first.path)
     return second

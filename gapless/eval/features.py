@@ -52,7 +52,7 @@ def embed_pairs(
     """
     images, texts, indices, bad, cut, first_cut = [], [], [], [], 0, ""
     with _evaluating(model) as device:
-        for batch in together(_shown(data.batches(), "embedding pairs"), data.blank):
+        for batch in together(_with_progress(data.batches(), "embedding pairs"), data.blank):
             with autocast():
                 output = model(batch.first.to(device, non_blocking=True), batch.second.to(device, non_blocking=True))
             images.append(output["image_features"].cpu())
@@ -89,7 +89,7 @@ def embed_texts(
     texts: Sequence[str],
     batch_size: int = 256,
     autocast: Autocast = nullcontext,
-    told: str = "embedding texts",
+    label: str = "embedding texts",
 ) -> Tensor:
     """Embed texts, each different one once, sharded over the processes and gathered on each.
 
@@ -101,7 +101,7 @@ def embed_texts(
         texts: T of them.
         batch_size: texts of one forward pass in a process.
         autocast: context of the forward pass.
-        told: label of the progress bar.
+        label: of the progress bar.
 
     Returns:
         unit-norm (T, D) float32 on the CPU.
@@ -113,14 +113,14 @@ def embed_texts(
     different = sorted(set(texts), key=lambda text: (len(text), text))
     mine = different[place.rank :: place.world]  # like lengths on every process
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    found, cut = [], []
+    mine_embedded, cut = [], []
     with _evaluating(model) as device:
-        for batch in together(_shown(batches, told), list[str]):
+        for batch in together(_with_progress(batches, label), list[str]):
             tokens = tokenize(batch or different[:1])
             cut += too_long(tokenize, batch, tokens) if batch else []
             with autocast():
-                found.append(model(tokens=tokens.to(device))["text_features"][: len(batch)].float().cpu())
-    parts = gather_object([torch.cat(found)] if found else [torch.empty(0, 0)])
+                mine_embedded.append(model(tokens=tokens.to(device))["text_features"][: len(batch)].float().cpu())
+    parts = gather_object([torch.cat(mine_embedded)] if mine_embedded else [torch.empty(0, 0)])
     all_cut = gather_object([(len(cut), cut[0][:80])] if cut else [])
     if all_cut:
         tell_cut(sum(number for number, _ in all_cut), len(different), all_cut[0][1])
@@ -129,9 +129,9 @@ def embed_texts(
         for rank, part in enumerate(parts)
         for text, row in zip(different[rank :: place.world], part, strict=True)
     }
-    found_rows = torch.stack([rows[text] for text in texts])
-    refuse_not_finite(found_rows, "text")
-    return found_rows
+    features = torch.stack([rows[text] for text in texts])
+    refuse_not_finite(features, "text")
+    return features
 
 
 def refuse_not_finite(features: Tensor, modality: str) -> None:
@@ -209,12 +209,14 @@ def embed_images(
     mine_embedded: list[tuple[Tensor, Tensor, Tensor]] = []
     bad: list[BadSample] = []
     with _evaluating(model) as device:
-        for indices, pixels, labels, missed in together(_shown(loader, "embedding images"), partial(_collate, [])):
+        for indices, pixels, labels, missed in together(
+            _with_progress(loader, "embedding images"), partial(_collate, [])
+        ):
             bad += missed
             if len(indices) or place.world > 1:
-                shown = pixels if len(indices) else blank
+                filled = pixels if len(indices) else blank
                 with autocast():
-                    features = model(images=shown.to(device, non_blocking=True))["image_features"].float().cpu()
+                    features = model(images=filled.to(device, non_blocking=True))["image_features"].float().cpu()
                 mine_embedded.append((features[: len(indices)], indices, labels))
     parts = gather_object([(mine_embedded, bad)])
     rows = [row for part, _ in parts for row in part if len(row[1])]
@@ -263,8 +265,8 @@ def _evaluating(model: nn.Module) -> Iterator[torch.device]:
         model.train(training)
 
 
-def _shown(items: Iterable[T], told: str) -> Iterable[T]:
+def _with_progress(items: Iterable[T], label: str) -> Iterable[T]:
     """The items under a progress bar, on the main process's terminal."""
     console = Console(stderr=True)
     quiet = not (PartialState().is_main_process and console.is_terminal)
-    return track(items, told, console=console, transient=True, disable=quiet)
+    return track(items, label, console=console, transient=True, disable=quiet)

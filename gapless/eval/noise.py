@@ -43,14 +43,14 @@ def class_noise(suite: Suite, data: LabelledSet, sigma: float, draws: int, seed:
         draws: K.
         seed: of the noise.
     """
-    images = suite.labelled(data)
+    embedded = suite.labelled(data)
     classes, prompts = suite.classes(data)
-    gap, share = _class_gap(images.image, classes)
-    curve = robustness(images.image, classes, gap, ALPHAS, sigma, draws, labels=images.labels, seed=seed)
-    metrics = _told(curve, "acc1") | {"sigma": sigma, "share_of_gap": share}
+    gap, share = _class_gap(embedded.image, classes)
+    curve = robustness(embedded.image, classes, gap, ALPHAS, sigma, draws, labels=embedded.labels, seed=seed)
+    metrics = _by_alpha(curve, "acc1") | {"sigma": sigma, "share_of_gap": share}
     if min(map(len, prompts)) == max(map(len, prompts)) > 1:
-        metrics |= _templates(images.image, images.labels, torch.stack(prompts, dim=1))
-    return suite.result(data.name, "zeroshot_robustness", metrics, images)
+        metrics |= _templates(embedded.image, embedded.labels, torch.stack(prompts, dim=1))
+    return suite.result(data.name, "zeroshot_robustness", metrics, embedded)
 
 
 def _class_gap(images: Tensor, classes: Tensor) -> tuple[Tensor, float]:
@@ -65,7 +65,7 @@ def _class_gap(images: Tensor, classes: Tensor) -> tuple[Tensor, float]:
     return transform.text_shift, float(transform.fit["share_of_gap"])
 
 
-def _told(curve: Robustness, accuracy: str) -> dict[str, float]:
+def _by_alpha(curve: Robustness, accuracy: str) -> dict[str, float]:
     parts = {"robustness": curve.robustness, accuracy: curve.accuracy, f"noisy_{accuracy}": curve.noisy_accuracy}
     return {f"{n}@{alpha:g}": v for n, values in parts.items() for alpha, v in zip(ALPHAS, values, strict=True)}
 
@@ -75,14 +75,14 @@ def _templates(images: Tensor, labels: Tensor, templates: Tensor) -> dict[str, f
     first, others = templates[0], templates[1:]
     gap, _ = _class_gap(images, first)
     scores = {
-        "rephrasing_correlation": sum(rephrasing_correlation(first, each) for each in others) / len(others),
+        "rephrasing_correlation": sum(rephrasing_correlation(first, other) for other in others) / len(others),
         "white_noise_correlation": white_noise_correlation(*first.shape),
     }
     for alpha in ALPHAS:
         clean = nearest(images, first + alpha * gap)
-        found = torch.stack([nearest(images, each + alpha * gap) for each in others])
-        scores[f"rephrasing_robustness@{alpha:g}"] = float((found == clean).double().mean())
-        scores[f"rephrasing_acc1@{alpha:g}"] = float((found == labels).double().mean())
+        rephrased = torch.stack([nearest(images, other + alpha * gap) for other in others])
+        scores[f"rephrasing_robustness@{alpha:g}"] = float((rephrased == clean).double().mean())
+        scores[f"rephrasing_acc1@{alpha:g}"] = float((rephrased == labels).double().mean())
     return scores
 
 
@@ -103,25 +103,24 @@ def choice_noise(
         draws: K, of the noise and of other words; each of the latter embeds every question's choices anew.
         seed: of both.
     """
-    images, usable, queries, choices = embed_questions(suite, questions, name)
+    embedded, usable, queries, choices = embed_questions(suite, questions, name)
     correct = torch.tensor([q.correct for q in usable])
-    gap = images.image.mean(dim=0) - choices.flatten(0, 1).mean(dim=0)
+    gap = embedded.image.mean(dim=0) - choices.flatten(0, 1).mean(dim=0)
     curve = choice_robustness(queries, choices, gap, correct, ALPHAS, sigma, draws, seed)
-    metrics = _told(curve, "acc") | {"sigma": sigma, "num_questions": float(len(usable))}
+    metrics = _by_alpha(curve, "acc") | {"sigma": sigma, "num_questions": float(len(usable))}
     worded = [k for k, q in enumerate(usable) if q.right_answers]
     if worded:
-        chosen = [usable[k] for k in worded]
-        drawn = _reworded(chosen, draws, seed)
-        texts = suite.words(text for prompts in drawn for each in prompts for text in each)
+        drawn = _reworded([usable[k] for k in worded], draws, seed)
+        texts = suite.words(text for prompts in drawn for of_question in prompts for text in of_question)
         right = torch.zeros(len(ALPHAS), dtype=torch.float64)
         for prompts in drawn:
-            features = torch.stack([torch.stack([texts[text] for text in each]) for each in prompts])
+            features = torch.stack([torch.stack([texts[text] for text in of_question]) for of_question in prompts])
             step = own_gap(features, gap)
             for a, alpha in enumerate(ALPHAS):
-                found = nearest_choice(queries[worded], features + alpha * step)
-                right[a] += (found == correct[worded]).double().mean() / draws
+                chosen = nearest_choice(queries[worded], features + alpha * step)
+                right[a] += (chosen == correct[worded]).double().mean() / draws
         metrics |= {f"rephrasing_acc@{alpha:g}": float(v) for alpha, v in zip(ALPHAS, right, strict=True)}
-    return suite.result(name, "multiple_choice_robustness", metrics, images)
+    return suite.result(name, "multiple_choice_robustness", metrics, embedded)
 
 
 def _reworded(questions: Sequence[Question], draws: int, seed: int) -> list[list[list[str]]]:
@@ -134,7 +133,7 @@ def _reworded(questions: Sequence[Question], draws: int, seed: int) -> list[list
             right = {answer.casefold() for answer in (*q.right_answers, q.choices[q.correct])}
             # Enough of them that the right ones can be left out again.
             drawn_wrong = generator.sample(bank, min(len(bank), len(q.choices) + len(right)))
-            answers = [each for each in drawn_wrong if each not in right][: len(q.choices)]
+            answers = [answer for answer in drawn_wrong if answer not in right][: len(q.choices)]
             if len(answers) < len(q.choices):
                 raise DataError(f"{len(bank)} different choices are too few to draw wrong answers from")
             answers[q.correct] = generator.choice(q.right_answers)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gapless.errors import DataError
-from gapless.run_folder import write_text, write_whole
+from gapless.run_folder import CHECKPOINTS, EXPORT, RESULTS, STATE_FILE, write_text, write_whole
 
 SAMPLES = "samples"
 """Folder beside the results with what every single sample scored."""
@@ -76,8 +76,8 @@ class Result:
     @property
     def label(self) -> str:
         """Data set, task and the settings that are not the defaults, to be read."""
-        told = ", ".join(f"{key} {_worded(value)}" for key, value in sorted(self.settings.items()))
-        return f"{self.dataset} {self.task}" + (f" ({told})" if told else "")
+        settings = ", ".join(f"{key} {_worded(value)}" for key, value in sorted(self.settings.items()))
+        return f"{self.dataset} {self.task}" + (f" ({settings})" if settings else "")
 
 
 def save_result(result: Result, folder: Path) -> Path:
@@ -110,15 +110,15 @@ def save_result(result: Result, folder: Path) -> Path:
 
 def _place(result: Result, folder: Path) -> Path:
     """The file of the same evaluation where there is one, else a name of its own."""
-    wanted, path = _identity(result, folder), folder / f"{result.stem}.json"
+    identity, path = _identity(result, folder), folder / f"{result.stem}.json"
     taken = False
     for other in _files(folder):
-        found = _try_read(other)
-        if found is not None and (_identity(found, folder) == wanted or _replaces(result, found)):
+        there = _try_read(other)
+        if there is not None and (_identity(there, folder) == identity or _replaces(result, there)):
             return other
-        taken |= other == path and found is not None and found.format > 0
+        taken |= other == path and there is not None and there.format > 0
     # Of another data set or model that is named alike.
-    return path.with_name(f"{path.stem}_{_hash(wanted)}.json") if taken else path
+    return path.with_name(f"{path.stem}_{_hash(identity)}.json") if taken else path
 
 
 def _identity(result: Result, folder: Path) -> str:
@@ -147,13 +147,13 @@ def load_results(folder: Path) -> list[Result]:
         DataError: no results, or a file that is none.
     """
     place, checkpoint = results_folder(folder)
-    found = [load_result(path) for path in _files(place if place.is_dir() else folder)]
-    found = [result for result in found if not checkpoint or result.variant == checkpoint]
-    if checkpoint and not found and (folder / "results").is_dir():  # where they were before results had a format
-        found = [load_result(path) for path in _files(folder / "results")]
-    if not found:
+    results = [load_result(path) for path in _files(place if place.is_dir() else folder)]
+    results = [result for result in results if not checkpoint or result.variant == checkpoint]
+    if checkpoint and not results and (folder / RESULTS).is_dir():  # where they were before results had a format
+        results = [load_result(path) for path in _files(folder / RESULTS)]
+    if not results:
         raise DataError(f"{folder} has no results; gapless eval writes them")
-    return found
+    return results
 
 
 def results_folder(folder: Path) -> tuple[Path, str]:
@@ -162,11 +162,11 @@ def results_folder(folder: Path) -> tuple[Path, str]:
     Those of a checkpoint lie in its run, since checkpoints are removed while the run goes on.
     """
     whole = Path(os.path.realpath(folder))
-    if whole.parent.name != "checkpoints" or not (whole / "state.json").is_file():
-        return folder / "results", ""
+    if whole.parent.name != CHECKPOINTS or not (whole / STATE_FILE).is_file():
+        return folder / RESULTS, ""
     # As it was spelled where that leads to the run; best and latest are links within checkpoints/.
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else whole.parent.parent
-    return run / "results", whole.name
+    run = folder.parent.parent if folder.parent.name == CHECKPOINTS else whole.parent.parent
+    return run / RESULTS, whole.name
 
 
 def load_result(path: Path) -> Result:
@@ -209,8 +209,8 @@ def _apply_old_rule(result: Result, path: Path) -> None:
     """What older files do not say: a run's results are of its export, and an @ begins how far a model lies between."""
     name, _, result.variant = result.model.partition("@")
     run = path.resolve().parents[1]
-    if path.resolve().parent.name == "results" and name == run.name:
-        result.weights = str(run / "export" if (run / "export").is_dir() else run)
+    if path.resolve().parent.name == RESULTS and name == run.name:
+        result.weights = str(run / EXPORT if (run / EXPORT).is_dir() else run)
 
 
 def _try_read(path: Path) -> Result | None:

@@ -45,7 +45,7 @@ def evaluate(
 ) -> list[Result]:
     """Score a model at everything a plan names.
 
-    Every data set is opened before the first is scored, so that one that is missing is found out at once.
+    Every data set is opened before the first is scored, so that one that is missing is an error at once.
 
     Args:
         loaded: the model.

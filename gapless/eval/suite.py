@@ -90,25 +90,25 @@ class Suite:
 
     def zero_shot(self, data: LabelledSet) -> Result:
         """Zero-shot classification, and the gap between images and the prompts of their classes."""
-        images = self.labelled(data)
+        embedded = self.labelled(data)
         classes, _ = self.classes(data)
-        metrics = zero_shot_accuracy(images.image, classes, images.labels)
-        metrics |= class_gap(images.image, classes, images.labels)
-        hits = zero_shot_hits(images.image, classes, images.labels, (1,))
-        return self.result(data.name, "zeroshot_classification", metrics, images, {"acc1": hits[1].float()})
+        metrics = zero_shot_accuracy(embedded.image, classes, embedded.labels)
+        metrics |= class_gap(embedded.image, classes, embedded.labels)
+        hits = zero_shot_hits(embedded.image, classes, embedded.labels, (1,))
+        return self.result(data.name, "zeroshot_classification", metrics, embedded, {"acc1": hits[1].float()})
 
     def linear_probe(self, train: LabelledSet, test: LabelledSet, weight_decay: float = 1e-3) -> Result:
         """Accuracy of a linear classifier on the features, fitted on one split and scored on another."""
-        fit, images = self._images(train.images, f"{train.name} train"), self._images(test.images, test.name)
+        fit, scored = self._images(train.images, f"{train.name} train"), self._images(test.images, test.name)
         device = PartialState().device
         weights = fit_linear_probe(
             fit.image.to(device), fit.labels.to(device), len(test.class_names), weight_decay
         ).cpu()
-        logits = probe_scores(weights, images.image)
-        scores = logit_accuracy(logits, images.labels)
-        samples = {"lp_acc1": (logits.argmax(dim=1) == images.labels).float()}
+        logits = probe_scores(weights, scored.image)
+        scores = logit_accuracy(logits, scored.labels)
+        samples = {"lp_acc1": (logits.argmax(dim=1) == scored.labels).float()}
         metrics = {f"lp_{name}": value for name, value in scores.items()}
-        return self.result(test.name, "linear_probe", metrics, images, samples)
+        return self.result(test.name, "linear_probe", metrics, scored, samples)
 
     def classes(self, data: LabelledSet) -> tuple[Tensor, list[Tensor]]:
         """Directions of classes (C, D), and the features of the prompts of each, (P, D).

@@ -157,10 +157,10 @@ def linear_probe(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]
 
 def images_among_images(suite: Suite, classes: Classes, plan: EvalPlan) -> list[Result]:
     """Images by other images of their class."""
-    images = suite.labelled(classes.data)
-    scores = intra_modal_retrieval(images.image, images.labels)
+    embedded = suite.labelled(classes.data)
+    scores = intra_modal_retrieval(embedded.image, embedded.labels)
     metrics = {f"image_{name}": value for name, value in scores.items()}
-    return [suite.result(classes.data.name, "intra_modal_retrieval", metrics, images)]
+    return [suite.result(classes.data.name, "intra_modal_retrieval", metrics, embedded)]
 
 
 def validation(suite: Suite, data: Validation, plan: EvalPlan) -> list[Result]:

@@ -31,12 +31,12 @@ def joint_clustering(image_features: Tensor, text_features: Tensor, labels: Tens
     together = torch.cat([image_features, text_features]).numpy()
     classes = torch.cat([labels, labels]).numpy()
     n, k = len(labels), len(torch.unique(labels))
-    found = KMeans(k, n_init=10, random_state=seed).fit_predict(together)
+    clusters = KMeans(k, n_init=10, random_state=seed).fit_predict(together)
     scores = {
-        "v_measure": v_measure_score(classes, found),
-        "nmi": normalized_mutual_info_score(classes, found),
-        "ari": adjusted_rand_score(classes, found),
-        "modality_nmi": normalized_mutual_info_score([0] * n + [1] * n, found),
+        "v_measure": v_measure_score(classes, clusters),
+        "nmi": normalized_mutual_info_score(classes, clusters),
+        "ari": adjusted_rand_score(classes, clusters),
+        "modality_nmi": normalized_mutual_info_score([0] * n + [1] * n, clusters),
     }
     for name, rows in (("image", slice(0, n)), ("text", slice(n, 2 * n))):
         alone = KMeans(k, n_init=10, random_state=seed).fit_predict(together[rows])
@@ -89,7 +89,7 @@ def mixed_recall(
                 mixed[row, query] = -torch.inf
                 hits[p, calibrated] += int(((mixed >= own[:, None]).sum(dim=1) < k).sum())
     named = {False: "mixed_recall", True: "mixed_recall_calibrated"}
-    return {f"{named[c]}@{k}_{p:g}": found / len(score) for (p, c), found in hits.items()}
+    return {f"{named[c]}@{k}_{p:g}": number / len(score) for (p, c), number in hits.items()}
 
 
 def _off_diagonal(scores: Tensor) -> tuple[float, float]:
@@ -119,6 +119,6 @@ def intra_modal_retrieval(features: Tensor, labels: Tensor) -> dict[str, float]:
         right = labels[order] == labels[rows, None]
         right = right[right.any(dim=1)]
         ranks = torch.arange(1, n)
-        each = (right * right.cumsum(dim=1) / ranks).sum(dim=1) / right.sum(dim=1)
-        hits, precision, queries = hits + int(right[:, 0].sum()), precision + float(each.sum()), queries + len(right)
+        average = (right * right.cumsum(dim=1) / ranks).sum(dim=1) / right.sum(dim=1)
+        hits, precision, queries = hits + int(right[:, 0].sum()), precision + float(average.sum()), queries + len(right)
     return {"recall@1": hits / max(1, queries), "map": precision / max(1, queries)}

@@ -3,7 +3,7 @@
 Axis letters: N images, T texts, D dimensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -61,12 +61,12 @@ def _best_of_each(own: Tensor, owner: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return best, first
 
 
-def _count_above(scores: Tensor, wanted: Tensor, position: Tensor, positions: Tensor) -> Tensor:
-    """How many scores of each row are above a wanted one, or equal to it and earlier."""
-    above = (scores > wanted[:, None]).sum(dim=1)
-    tied = (scores >= wanted[:, None]).sum(dim=1) > above
+def _count_above(scores: Tensor, own: Tensor, position: Tensor, positions: Tensor) -> Tensor:
+    """How many scores of each row are above its own, or equal to it and at an earlier position."""
+    above = (scores > own[:, None]).sum(dim=1)
+    tied = (scores >= own[:, None]).sum(dim=1) > above
     if bool(tied.any()):
-        rows = scores[tied] == wanted[tied, None]
+        rows = scores[tied] == own[tied, None]
         above[tied] += (rows & (positions < position[tied, None])).sum(dim=1)
     return above
 
@@ -101,5 +101,5 @@ def retrieval_recall(
         clip_benchmark's names, fractions in [0, 1]: ``image_retrieval_recall@k`` (text to image) and
         ``text_retrieval_recall@k`` (image to text).
     """
-    found: Mapping[str, float] = recall_at(*retrieval_ranks(image_features, text_features, image_of_text), ks)
-    return {name: value for name, value in found.items() if "recall" in name}
+    scores = recall_at(*retrieval_ranks(image_features, text_features, image_of_text), ks)
+    return {name: value for name, value in scores.items() if "recall" in name}

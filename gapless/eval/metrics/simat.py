@@ -33,7 +33,7 @@ class Edits:
     """Word that is taken away."""
     target: list[str]
     """Word that is added."""
-    wanted: Tensor
+    answer: Tensor
     """int64 (E,): column of the oracle."""
     weight: Tensor
     """float64 (E,), summing to 1."""
@@ -72,15 +72,15 @@ def load_edits(transfos: Table, triplets: Table, domain: Domain = "dev") -> Edit
     )
 
 
-def read_columns(table: Table, names: Sequence[str], told: str) -> dict[str, Sequence[Any]]:
-    """Columns of a table, which ``told`` names in errors.
+def read_columns(table: Table, names: Sequence[str], title: str) -> dict[str, Sequence[Any]]:
+    """Columns of a table, which ``title`` names in errors.
 
     Raises:
         DataError: no such file or column.
     """
     if not isinstance(table, str | Path):
         missing = [name for name in names if name not in table]
-        found: dict[str, Sequence[Any]] = {} if missing else {name: list(table[name]) for name in names}
+        columns: dict[str, Sequence[Any]] = {} if missing else {name: list(table[name]) for name in names}
     else:
         try:
             with Path(table).open(newline="", encoding="utf-8") as file:
@@ -88,11 +88,11 @@ def read_columns(table: Table, names: Sequence[str], told: str) -> dict[str, Seq
                 missing = [name for name in names if name not in (reader.fieldnames or ())]
                 rows = [] if missing else list(reader)
         except OSError as error:
-            raise DataError(f"{told}: {table} cannot be read ({error.strerror})") from None
-        found = {name: [row[name] for row in rows] for name in names}
+            raise DataError(f"{title}: {table} cannot be read ({error.strerror})") from None
+        columns = {name: [row[name] for row in rows] for name in names}
     if missing:
-        raise DataError(f"{told}: no column {missing[0]!r}")
-    return found
+        raise DataError(f"{title}: no column {missing[0]!r}")
+    return columns
 
 
 def load_oracle(path: Path) -> Tensor:
@@ -160,7 +160,7 @@ def simat_score(
         base[torch.arange(len(query)), query] = -torch.inf  # an image is not its own answer
         change = words[target[strip]] - words[value[strip]]
         for strength in lambdas:
-            found = torch.add(base, change, alpha=strength).argmax(dim=1)
-            hits = oracle[found, edits.wanted[strip]] > 0.5
+            nearest = torch.add(base, change, alpha=strength).argmax(dim=1)
+            hits = oracle[nearest, edits.answer[strip]] > 0.5
             totals[strength] += float(edits.weight[strip][hits].sum())
     return {strength: 100 * total for strength, total in totals.items()}

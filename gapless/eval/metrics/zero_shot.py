@@ -61,7 +61,7 @@ def zero_shot_accuracy(
 def logit_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
     """The scores of :func:`zero_shot_accuracy` of logits (N, C)."""
     hits = _hits(logits, labels, ks)
-    scores = {f"acc{k}": float(found.double().mean()) for k, found in hits.items()}
+    scores = {f"acc{k}": float(hit.double().mean()) for k, hit in hits.items()}
     count = torch.bincount(labels, minlength=logits.shape[1])
     right = torch.bincount(labels[logits.argmax(dim=1) == labels], minlength=logits.shape[1])
     present = count > 0
