@@ -1,12 +1,14 @@
 """A run of milliseconds, of one small matrix, whose numbers can be worked out by hand; the loop's every wire shows."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
@@ -18,6 +20,7 @@ from gapless.engine.checkpoint import Checkpoints
 from gapless.engine.parts import Parts
 from gapless.engine.run import carry_out, prepare
 from gapless.engine.tracking import Tracker
+from gapless.errors import StoppedError
 
 MODEL = "model.safetensors"
 STEPS_PER_EPOCH = 3
@@ -216,3 +219,57 @@ def state(folder: Path, checkpoint: str = "latest") -> dict[str, Any]:
 
 def checkpoints(folder: Path) -> list[str]:
     return sorted(p.name for p in (folder / "checkpoints").iterdir())
+
+
+def by_hand(config, steps, decay=None):
+    """The same run as one plain loop in float64: losses, norms, weights and averages after each step."""
+    w, s = torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    moments = [[torch.zeros_like(p), torch.zeros_like(p)] for p in (w, s)]
+    average, losses, norms, weights, averages = w.clone(), [], [], [], []
+    o = config.optim
+    for step in range(steps):
+        w.requires_grad_(), s.requires_grad_()
+        loss = loss_of(points(step).double() @ w.T * s + 7)
+        gradients = torch.autograd.grad(loss, [w, s])
+        w, s = w.detach(), s.detach()
+        norm = float(torch.sqrt(sum(g.square().sum() for g in gradients)))
+        lr = o.lr * min(1.0, (step + 1) / o.warmup_steps)
+        if step >= o.warmup_steps:
+            lr = o.lr * (1 + math.cos(math.pi * (step - o.warmup_steps) / (steps - o.warmup_steps))) / 2
+        new = []
+        for p, g, m, rate, wd in zip((w, s), gradients, moments, (lr, 0.5 * lr), (o.weight_decay, 0.0), strict=True):
+            g = g * min(1.0, o.grad_clip / (norm + 1e-6))
+            m[0] = o.betas[0] * m[0] + (1 - o.betas[0]) * g
+            m[1] = o.betas[1] * m[1] + (1 - o.betas[1]) * g * g
+            one, two = (m[k] / (1 - o.betas[k] ** (step + 1)) for k in (0, 1))
+            new.append(p * (1 - rate * wd) - rate * one / (two.sqrt() + o.eps))
+        w, s = new
+        past = min(decay or 0, (1 + step) / (10 + step))
+        average = past * average + (1 - past) * w
+        losses.append(float(loss.detach()))
+        norms.append(norm)
+        weights.append(float(w[0, 0]))
+        averages.append(float(average[0, 0]))
+    return losses, norms, weights, averages
+
+
+def interrupted(made, at):
+    """Stops the run by a signal's flag before a step takes its batch."""
+
+    first = made.with_parts
+
+    def stop(parts):
+        first(parts)
+        draw = made.batches.batches
+
+        def batches(start, end):
+            for batch, step in zip(draw(start, end), range(start, end), strict=True):
+                parts.stop.is_set = step == at
+                yield batch
+
+        made.batches.batches = batches
+
+    made.with_parts = stop
+    with pytest.raises(StoppedError) as stopped:
+        made.carry_out()
+    return str(stopped.value)

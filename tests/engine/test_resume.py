@@ -1,16 +1,13 @@
-"""Checkpoints as files: which one a run goes on from, what is whole, what is kept, what comes back."""
+"""Which checkpoint a run goes on from, what is whole, and what comes back."""
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from gapless.engine.checkpoint import Checkpoints, Progress, files_in, link, rng_file, step_name, steps_in, write_state
-from gapless.engine.optim import WeightAverage, build_optimizer
+from gapless.engine.checkpoint import Progress, steps_in, write_state
 from gapless.engine.resume import (
     choose_checkpoint,
     damage,
@@ -20,182 +17,16 @@ from gapless.engine.resume import (
     set_aside_newer,
 )
 from gapless.errors import DataError
-from gapless.run_folder import checksum
-from tests.engine.tasks import MODEL, Model, TaskConfig, loss_of, points
+from tests.engine.saved import Saved
+from tests.engine.tasks import MODEL
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-class Run:
-    """A model with its optimiser and average, and its checkpoints."""
-
-    def __init__(self, folder: Path, keep_last: int = 2) -> None:
-        self.model, self.accelerator = Model(), Accelerator(cpu=True)
-        self.optimizer = build_optimizer(self.model, TaskConfig().optim)
-        self.average = WeightAverage(self.model.named_parameters(), 0.5)
-        self.written = []
-
-        def write(place, tensors):
-            self.written.append((place.name, sorted(tensors)))
-            save_file(tensors, place / MODEL)
-
-        self.checkpoints = Checkpoints(folder, self.accelerator, keep_last, self.model, write)
-
-    def train(self, step):
-        self.optimizer.zero_grad()
-        loss_of(self.model(points(step))).backward()
-        self.optimizer.step()
-        self.average.update(step)
-
-    def save(self, step, average=True, **progress):
-        self.train(step)
-        self.checkpoints.save(Progress(step=step, **progress), self.optimizer, self.average if average else None)
-
-
-def names(folder):
-    return sorted(p.name for p in folder.iterdir())
-
-
-def test_a_checkpoint_holds_all_that_the_run_goes_on_with(tmp_path):
-    run = Run(tmp_path)
-    run.save(3, samples=12)
-    place = tmp_path / "step_00000003"
-    files = [MODEL, "optimizer.safetensors", "raw.safetensors", "rng_0.safetensors", "state.json"]
-    assert names(place) == files
-    assert run.written == [(".tmp_step_00000003", ["fixed", "logit_scale", "weight"])]
-    model, moments, raw = (load_file(place / name) for name in files[:3])
-    assert torch.equal(model["weight"], run.average.averages["weight"])
-    assert torch.equal(model["fixed"], torch.tensor([7.0]))
-    assert sorted(raw) == ["logit_scale", "weight"]
-    assert torch.equal(raw["weight"], run.model.weight)
-    assert not torch.equal(raw["weight"], model["weight"])
-    parts = ("exp_avg", "exp_avg_sq", "step")
-    assert sorted(moments) == sorted(f"{n}/{p}" for n in ("logit_scale", "weight") for p in parts)
-    assert torch.equal(moments["weight/exp_avg"], run.optimizer.state[run.model.weight]["exp_avg"])
-    assert torch.equal(load_file(place / "rng_0.safetensors")["cpu"], torch.get_rng_state())
-    state = json.loads((place / "state.json").read_text())
-    assert (state["step"], state["samples"], state["processes"], state["format"]) == (3, 12, 1, 2)
-    assert sorted(state["files"]) == files
-    assert state["files"][MODEL] == checksum(place / MODEL)
-    assert damage(place) is None
-    run.save(4, average=False)
-    place = tmp_path / "step_00000004"
-    assert torch.equal(load_file(place / MODEL)["weight"], run.model.weight)
-    assert not (place / "raw.safetensors").exists()
-
-
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    run = Run(tmp_path, keep_last=2)
-    for step in (1, 2):
-        run.save(step)
-    run.checkpoints.mark_best(1)
-    for step in (3, 4, 10):
-        run.save(step)
-    assert names(tmp_path) == ["best", "latest", "step_00000001", "step_00000004", "step_00000010"]
-    assert os.readlink(tmp_path / "latest") == "step_00000010"
-    run.checkpoints.mark_best(4)  # and the first is pruned at once
-    assert names(tmp_path) == ["best", "latest", "step_00000004", "step_00000010"]
-    assert os.readlink(tmp_path / "best") == "step_00000004"
-
-
-def test_a_checkpoint_takes_the_place_of_one_that_was_given_up(tmp_path):
-    run = Run(tmp_path)
-    (tmp_path / "step_00000003").mkdir()
-    (tmp_path / "step_00000003" / "old").touch()
-    (tmp_path / ".tmp_step_00000003").mkdir()
-    (tmp_path / ".tmp_step_00000003" / "half").touch()
-    run.save(3)
-    assert "old" not in names(tmp_path / "step_00000003")
-    assert "half" not in names(tmp_path / "step_00000003")
-    assert names(tmp_path) == ["latest", "step_00000003"]
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_nothing_and_is_named(tmp_path):
-    run = Run(tmp_path)
-    run.save(1)
-
-    def full(place, tensors):
-        raise OSError(28, "No space left on device")
-
-    run.checkpoints.write_model = full
-    with pytest.raises(DataError, match=r"step_00000002 cannot be written \(No space left on device\)"):
-        run.save(2)
-    assert names(tmp_path) == ["latest", "step_00000001"]
-    assert os.readlink(tmp_path / "latest") == "step_00000001"
-
-
-def test_nothing_gets_a_name_before_it_is_on_the_disk(tmp_path, monkeypatch):
-    events = []
-    monkeypatch.setattr("gapless.engine.checkpoint.flush", lambda path: events.append(f"flush {path.name}"))
-    rename, replace = Path.rename, os.replace
-    monkeypatch.setattr(Path, "rename", lambda a, b: (events.append(f"{a.name} > {b.name}"), rename(a, b))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(f"> {Path(b).name}"), replace(a, b))[1])
-    run = Run(tmp_path, keep_last=1)
-    run.save(1), run.save(2)
-    assert [event for event in events if "state.json" not in event] == [
-        "flush .tmp_step_00000001",
-        ".tmp_step_00000001 > step_00000001",
-        "> latest",
-        "flush .tmp_step_00000002",
-        ".tmp_step_00000002 > step_00000002",
-        "> latest",
-        "step_00000001 > .tmp_old_step_00000001",
-    ]
-
-
-def test_what_a_killed_process_left_goes(tmp_path):
-    run = Run(tmp_path)
-    run.save(1)
-    (tmp_path / ".tmp_step_00000002").mkdir()
-    (tmp_path / ".tmp_latest").symlink_to("nowhere")
-    run.checkpoints.clean()
-    assert names(tmp_path) == ["latest", "step_00000001"]
-
-
-def test_an_export_is_of_the_weights_as_they_are(tmp_path):
-    run = Run(tmp_path / "checkpoints")
-    run.train(0)
-    (tmp_path / "out").mkdir()
-    run.checkpoints.export(tmp_path / "out")
-    assert torch.equal(load_file(tmp_path / "out" / MODEL)["weight"], run.model.weight)
-    assert run.written == [("out", ["fixed", "logit_scale", "weight"])]
-
-
-def test_the_newest_is_marked_when_all_is_done(tmp_path):
-    run = Run(tmp_path)
-    run.save(1), run.save(2)
-    run.checkpoints.mark_finished(load_progress(tmp_path / "step_00000002"))
-    assert [load_progress(step).finished for step in steps_in(tmp_path)] == [False, True]
-    assert damage(tmp_path / "latest") is None
-
-
-def test_names_of_checkpoints_and_their_order(tmp_path):
-    assert step_name(840) == "step_00000840"
-    assert rng_file(3) == "rng_3.safetensors"
-    for name in ("step_00000009", "step_123456789", "step_00000010", "step_x", "unused_step_00000001", "other"):
-        (tmp_path / name).mkdir()
-    assert [p.name for p in steps_in(tmp_path)] == ["step_00000009", "step_00000010", "step_123456789"]
-    (tmp_path / "other" / "deep").mkdir()
-    for name in ("b", "deep/a", "a"):
-        (tmp_path / "other" / name).touch()
-    assert [p.name for p in files_in(tmp_path / "other")] == ["a", "b", "a"]
-
-
-def test_a_link_is_replaced_at_once(tmp_path):
-    (tmp_path / ".tmp_latest").symlink_to("of-a-killed-process")
-    link(tmp_path / "latest", "one")
-    link(tmp_path / "latest", "other")
-    assert os.readlink(tmp_path / "latest") == "other"
-    assert names(tmp_path) == ["latest"]
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 @pytest.fixture
 def three(tmp_path):
     """Checkpoints of steps 1, 2 and 3, the best of step 2."""
-    run = Run(tmp_path, keep_last=9)
+    run = Saved(tmp_path, keep_last=9)
     for step in (1, 2, 3):
         run.save(step)
     run.checkpoints.mark_best(2)
@@ -279,12 +110,12 @@ def test_a_state_knows_its_own_checksum(tmp_path):
 
 
 def test_moments_and_raw_weights_go_back_to_their_parameters(tmp_path):
-    run = Run(tmp_path)
+    run = Saved(tmp_path)
     run.save(3)
     raw = run.model.weight.detach().clone()
     state = {k: v.clone() for k, v in run.optimizer.state[run.model.logit_scale].items()}
     drawn = torch.rand(1)
-    other = Run(tmp_path)
+    other = Saved(tmp_path)
     other.model.load_state_dict(load_file(tmp_path / "latest" / MODEL))
     load_optimizer(tmp_path / "latest", other.accelerator, other.model, other.optimizer)
     assert torch.equal(other.model.weight, raw)
@@ -298,7 +129,7 @@ def test_moments_and_raw_weights_go_back_to_their_parameters(tmp_path):
 
 
 def test_a_process_that_was_not_there_begins_with_a_fresh_seed(tmp_path, caplog):
-    run = Run(tmp_path)
+    run = Saved(tmp_path)
     run.save(3)
     path = tmp_path / "latest" / "rng_0.safetensors"
     path.unlink()
@@ -313,7 +144,7 @@ def test_a_process_that_was_not_there_begins_with_a_fresh_seed(tmp_path, caplog)
 
 @pytest.mark.parametrize("file", ["optimizer.safetensors", "raw.safetensors"])
 def test_tensors_of_another_model_are_refused(tmp_path, file):
-    run = Run(tmp_path)
+    run = Saved(tmp_path)
     run.save(3)
     path = tmp_path / "latest" / file
     tensors = load_file(path)
@@ -334,7 +165,7 @@ def test_tensors_of_another_model_are_refused(tmp_path, file):
 
 @pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "captioner.safetensors"])
 def test_in_the_first_format_the_models_file_has_the_raw_weights(tmp_path, weights):
-    run = Run(tmp_path)
+    run = Saved(tmp_path)
     run.save(3)
     raw = run.model.weight.detach().clone()
     place = tmp_path / "latest"
@@ -348,7 +179,7 @@ def test_in_the_first_format_the_models_file_has_the_raw_weights(tmp_path, weigh
 
 
 def test_a_run_that_was_saved_before_its_first_step_has_no_moments(tmp_path):
-    run = Run(tmp_path)
+    run = Saved(tmp_path)
     run.checkpoints.save(Progress(), run.optimizer, None)
     load_optimizer(tmp_path / "latest", run.accelerator, run.model, run.optimizer)
     assert not any(run.optimizer.state.values())

@@ -1,341 +1,302 @@
-"""Whole runs through the command, as a user starts them."""
+"""From a configuration to the parts of a run: every value reaches its place, and no place gets another's."""
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
+import math
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
 
-from tests.data.server import serve
-from tests.runs import (
-    LAUNCHER,
-    metrics,
-    run,
-    run_killed,
-    run_launched,
-    run_signalled,
-    start_ranks,
-    terminated,
-    tiny_config,
-    wait_for,
-    write_config,
-)
+from gapless.config import Config, ModelConfig, with_changes
+from gapless.data import Place
+from gapless.engine.checkpoint import Progress
+from gapless.engine.optim import build_optimizer
+from gapless.eval.embeddings import Embeddings, load_pairs
+from gapless.models import build_model, load_export, save_export
+from gapless.signals import StopFlag
+from gapless.train import clip as room
+from gapless.train.clip import build_objective, build_parts
+from tests.runs import TINY
 
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """The training emoji as four local shards."""
-    folder = tmp_path_factory.mktemp("shards") / "emoji"
-    run("prepare", "emoji", "--output", str(folder), "--samples_per_shard", "800", "--workers", "0")
-    return folder
+X, Y = torch.eye(16)[:3], torch.eye(16)[3:6]
 
 
-def config(tmp_path, folder="runs", **changes):
-    path = tmp_path / f"{folder}.yaml"
-    return write_config(tiny_config(tmp_path / folder, **changes), path), tmp_path / folder / "tiny"
+class Train:
+    """Training batches, as far as the parts look at them."""
+
+    num_samples, steps_per_epoch = 70, 7
+
+    def fingerprint(self):
+        return "train"
 
 
-def on_shards(shards):
-    return {"data__source": "shards", "data__path": str(shards), "data__workers": 2}
+class Val:
+    num_samples = 3
+
+    def fingerprint(self):
+        return "val"
+
+    def key(self, position):
+        return f"key {position}"
 
 
-@pytest.mark.parametrize("source", ["emoji", "shards"])
-def test_killed_anywhere_a_run_ends_with_the_same_lines(tmp_path, shards, source):
-    changes = {"optim__ema_decay": 0.9} | (on_shards(shards) if source == "shards" else {})
-    path, whole = config(tmp_path, "whole", **changes)
-    run("train", "--config", str(path))
-    expected = metrics(whole)
-    assert len(expected) == 12 + 3  # each step, and three evaluations
-    path, broken = config(tmp_path, "broken", **changes)
-    for lines in (4, 9):
-        run_killed(broken / "metrics.jsonl", lines, "train", "--config", str(path))
-    # The run's own config.yaml continues it, too.
-    told = run("train", "--config", str(broken / "config.yaml"))
-    assert "resuming" in told
-    assert metrics(broken) == expected
-    one, other = (load_file(r / "export" / "open_clip_model.safetensors") for r in (whole, broken))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+class Pairs:
+    """An evaluation on pairs whose features are there already."""
+
+    def __init__(self):
+        self.data = Val()
+        self.features = Embeddings(X, Y, torch.tensor([4, 0, 7]), keys=["key 4", "key 0", "key 7"])
 
 
-@pytest.mark.parametrize("source", ["emoji", "shards"])
-def test_stopped_by_a_signal_a_run_saves_and_ends_with_the_same_lines(tmp_path, shards, source):
-    changes = {"checkpoint__every_steps": None} | (on_shards(shards) if source == "shards" else {})
-    path, whole = config(tmp_path, "whole", **changes)
-    run("train", "--config", str(path))
-    path, stopped = config(tmp_path, "stopped", **changes)
-    with terminated(stopped / "metrics.jsonl", 4):
-        run("train", "--config", str(path), code=75)
-    step = json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"]
-    assert 0 < step < 12
-    told = run("train", "--config", str(path))
-    assert f"step {step}" in told
-    assert metrics(stopped) == metrics(whole)
+ODD = {
+    "seed": 8,
+    "data": {"batch_size": 10, "workers": 3, "max_bad_fraction": 0.25},
+    "model": {"name": "custom", "architecture": TINY, "temperature": 0.02},
+    "loss": {"preset": "cua", "uniform_t": 3.0, "align_alpha": 1.5, "hardness": 0.5, "duplicates": "mask"},
+    "optim": {"lr": 0.03, "betas": (0.6, 0.7), "eps": 1e-5, "weight_decay": 0.4, "ema_decay": 0.8},
+    "train": {"epochs": 4, "micro_batch_size": 5},
+    "eval": {"every_epochs": 2, "keep_embeddings": [1, 3], "batch_size": 33},
+    "checkpoint": {"keep_last": 6},
+}
 
 
-def test_a_run_on_remote_shards_resumes_too(tmp_path):
-    changes = {"checkpoint__every_steps": None, "data__workers": 2, "data__source": "shards", "data__shuffle_buffer": 5}
-    changes |= {"data__batch_size": 6, "data__captions": "random"}
-    with serve(tmp_path) as url:
-        changes |= {"data__path": f"{url}/{{0..5}}.tar", "data__val_path": f"{url}/{{0..5}}.tar"}
-        path, whole = config(tmp_path, "whole", **changes)
-        assert "batches depend on the number of processes and workers" in run("train", "--config", str(path))
-        path, stopped = config(tmp_path, "stopped", **changes)
-        with terminated(stopped / "metrics.jsonl", 4):
-            run("train", "--config", str(path), code=75)
-        # The composition of the batches depends on the workers: another number would be another run.
-        assert "data.workers was 2, is 1" in run("train", "--config", str(path), "--data.workers=1", code=2)
-        run("train", "--config", str(path))
-    assert metrics(stopped) == metrics(whole)
-    assert metrics(whole)[0]["val/num_samples"] == 42
+class Built:
+    """Parts, and what their builders were called with."""
+
+    def __init__(self, monkeypatch, folder, checkpoint=None, **changes):
+        self.calls, self.pairs = {}, Pairs()
+        self.folder, self.progress, self.stop = folder, Progress(step=14), StopFlag()
+        monkeypatch.setattr(room, "build_train_data", partial(self._note, "train", Train()))
+        monkeypatch.setattr(room, "build_pair_evaluation", partial(self._note, "pairs", self.pairs))
+        tree = {part: {**ODD.get(part, {}), **changes.get(part, {})} for part in (*ODD, *changes) if part != "seed"}
+        self.config = with_changes(Config(seed=8), **tree)
+        self.accelerator = Accelerator(cpu=True)
+        self.objective = build_objective(self.config)
+        self.parts = build_parts(
+            self.config, self.objective, self.accelerator, folder, checkpoint, self.progress, self.stop
+        )
+        self.clip = self.parts.model
+
+    def _note(self, name, result, *arguments):
+        self.calls[name] = arguments
+        return result
 
 
-def test_a_best_metric_that_is_not_there_is_named(tmp_path):
-    path, _ = config(tmp_path, checkpoint__best_metric="val/recall")
-    told = run("train", "--config", str(path), code=2)
-    assert "checkpoint.best_metric: val/recall is not among the evaluated metrics" in told
-    assert "val/centroid_distance" in told
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    return partial(Built, monkeypatch, tmp_path)
 
 
-@pytest.mark.parametrize("source", ["emoji", "shards"])
-def test_stopped_in_an_evaluation_a_run_begins_with_it_again(tmp_path, shards, source):
-    slow = {"data__val_samples": 150, "eval__batch_size": 1, "train__epochs": 1, "checkpoint__every_steps": None}
-    slow |= on_shards(shards) if source == "shards" else {}
-    path, whole = config(tmp_path, "whole", **slow)
-    run("train", "--config", str(path))
-    path, stopped = config(tmp_path, "stopped", **slow)
-    # After the sixth step's line the evaluation of the first epoch begins.
-    run_killed(stopped / "metrics.jsonl", 7, "train", "--config", str(path))
-    assert len(metrics(stopped)) == 7
-    with terminated(stopped / "metrics.jsonl", 7):  # begins with the evaluation, which has its seven lines
-        run("train", "--config", str(path), code=75)
-    assert len(metrics(stopped)) == 7
-    run("train", "--config", str(path))
-    assert metrics(stopped) == metrics(whole)
+def test_data_and_evaluations_are_of_the_model_and_of_this_process(built, monkeypatch):
+    monkeypatch.setattr(Place, "here", classmethod(lambda cls: cls(2, 5)))
+    made = built()
+    data, seed, preprocess, tokenize, place, towers = made.calls["train"]
+    assert data is made.config.data
+    assert (seed, towers) == (8, "image-text")
+    assert preprocess is made.clip.preprocess
+    assert (place.rank, place.world) == (2, 5)
+    assert tokenize.trim is made.clip.trims_captions is True
+    assert tokenize(["a dog", "two red cats"]).shape == (2, 5)
+    config, model, tokenizer = made.calls["pairs"]
+    assert config is made.config
+    assert model is made.clip
+    assert tokenizer is tokenize.tokenizer
+    assert made.parts.evaluations == [made.pairs]
+    assert made.parts.fingerprint == "train val"
 
 
-def test_a_signal_to_the_whole_group_spares_the_loaders_until_all_is_saved(tmp_path):
-    path, stopped = config(tmp_path, data__workers=2, train__epochs=60, checkpoint__every_steps=None)
-    # Before the first step there is nothing to save, but the command continues.
-    for file, lines, number in (("config.yaml", 1, signal.SIGINT), ("metrics.jsonl", 4, signal.SIGTERM)):
-        assert run_signalled(stopped / file, lines, number, "train", "--config", str(path)) == 75
-    assert json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"] >= 3
+def test_the_loop_gets_what_the_configuration_says(built):
+    made = built()
+    parts = made.parts
+    assert parts.config is made.config
+    assert parts.accelerator is made.accelerator
+    assert parts.data.steps_per_epoch == 7
+    assert parts.total == 28
+    assert parts.evaluate_every == 2
+    assert parts.kept_epochs == [1, 3]
+    assert parts.max_bad_fraction == 0.25
+    assert parts.least_rows == 2
+    assert parts.progress is made.progress
+    assert parts.stop is made.stop
+    assert parts.tracker.path == made.folder / "metrics.jsonl"
+    assert parts.checkpoints.folder == made.folder / "checkpoints"
+    assert parts.checkpoints.keep_last == 6
+    assert parts.checkpoints.weights is made.clip.clip
+    assert parts.average.decay == 0.8
+    assert "logit_scale" in parts.average.averages  # named as in the checkpoint, not as in what wraps it
+    groups = parts.optimizer.param_groups
+    assert {(g["lr"], g["betas"], g["eps"]) for g in groups} == {(0.03, (0.6, 0.7), 1e-5)}
+    assert sorted(g["weight_decay"] for g in groups) == [0.0, 0.4]
 
 
-def test_loaders_of_a_killed_run_end(tmp_path):
-    path, folder = config(tmp_path, data__workers=2, train__epochs=60)
-    loaders = run_killed(folder / "metrics.jsonl", 3, "train", "--config", str(path))
-    assert len(loaders) >= 2
-    assert not psutil.wait_procs(loaders, timeout=30)[1]
+def test_the_step_gets_its_objective_parts_and_masks(built):
+    step = built().parts.step
+    assert step.micro_batch_size == 5
+    assert step.mask_duplicates is True
+    assert built(loss={"duplicates": "repel"}).parts.step.mask_duplicates is False
+    made = built()
+    assert made.parts.step.model is made.parts.model
+    assert made.parts.step.objective is made.objective
+    assert made.parts.step.accelerator is made.accelerator
 
 
-def test_two_processes_train_as_one(tmp_path):
-    path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
-    run("train", "--config", str(path))
-    path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
-    assert "2 process(es)" in run_launched("train", "--config", str(path))
-    for one, other in zip(metrics(alone), metrics(together), strict=True):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            # Recall moves in steps of one sample, and the norm of a gradient near rounding is itself rounding.
-            rel, abs_ = (0, 0.06) if "recall" in name or "acc" in name else (1e-5, 1e-5)
-            if name in ("train/grad_norm", "val/linear_separability"):
-                rel, abs_ = 1e-3, 0.06
-            assert other[name] == pytest.approx(value, rel=rel, abs=abs_), (one["step"], name)
+def test_schedules_run_over_all_steps(built):
+    loss = {"terms": {"uniform": {"from": 1.0, "to": 28.0}, "align": 0.5}}
+    model = {"temperature": {"from": 0.01, "to": 0.28}, "learnable_temperature": False}
+    made = built(loss=loss, model=model)
+    for step in (0, 5, 27):
+        assert made.parts.step.schedule(step) == {"uniform": pytest.approx(1.0 + step)}
+        assert made.clip.clip.logit_scale.exp().item() == pytest.approx(1 / (0.01 + 0.01 * step), rel=1e-5)
 
 
-def test_a_run_folder_holds_what_it_promises(tmp_path):
-    path, folder = config(tmp_path, tracking__to=["wandb", "tensorboard"], checkpoint__keep_last=1)
-    run("train", "--config", str(path), WANDB_MODE="offline", WANDB_SILENT="true")
-    names = {p.name for p in folder.iterdir()}
-    assert {"config.yaml", "metrics.jsonl", "checkpoints", "export", "wandb", "wandb_id"} <= names
-    assert list(folder.rglob("events.out.tfevents*"))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12, 12]
-    training = lines[1].keys()
-    wanted = "loss clip uniform cross_uniform align lr logit_scale grad_norm samples_per_second data_time"
-    assert {f"train/{name}" for name in wanted.split()} <= training
-    assert lines[6]["samples"] == 96
-    assert lines[0]["val/num_samples"] == 40
-    kept = sorted(p.name for p in (folder / "checkpoints").iterdir())
-    assert {"best", "latest", "step_00000012"} <= set(kept)
-    assert len(kept) <= 4
-    total = sum(lines[3][f"train/{n}"] for n in ("clip", "uniform", "align", "cross_uniform"))
-    assert lines[3]["train/loss"] == pytest.approx(total, rel=1e-5)
-    # Done is done: the same command does nothing, and says so.
-    before = (folder / "metrics.jsonl").read_bytes()
-    assert "is finished" in run("train", "--config", str(path))
-    assert (folder / "metrics.jsonl").read_bytes() == before
+def test_a_new_model_is_the_seeds_and_a_resumed_one_the_checkpoints(built, tmp_path):
+    config = ModelConfig(name="custom", architecture=TINY)
+    expected, tokenizer = build_model(config, 8)
+    made = built()
+    assert torch.equal(made.clip.clip.visual.proj, expected.clip.visual.proj)
+    assert made.clip.clip.logit_scale.exp().item() == pytest.approx(50.0)
+    other, _ = build_model(config, 9)
+    save_export(other, tokenizer, tmp_path / "step")
+    save_file({}, tmp_path / "step" / "optimizer.safetensors")
+    save_file({"cpu": torch.get_rng_state()}, tmp_path / "step" / "rng_0.safetensors")
+    made = built(checkpoint=tmp_path / "step")
+    assert torch.equal(made.clip.clip.visual.proj, other.clip.visual.proj)
 
 
-def test_a_changed_configuration_is_refused_by_name(tmp_path):
-    path, folder = config(tmp_path, train__epochs=1)
-    run("train", "--config", str(path))
-    before = (folder / "metrics.jsonl").read_bytes()
-    told = run("train", "--config", str(path), "--optim.lr=0.5", "--loss.terms.align=2", code=2)
-    assert "optim.lr was 0.001, is 0.5" in told
-    assert "loss.terms" in told
-    assert "--fresh" in told
-    assert (folder / "metrics.jsonl").read_bytes() == before
-    run("train", "--config", str(path), "--optim.lr=0.5", "--fresh")
-    assert (folder.with_name("tiny-2") / "export").is_dir()
-    assert (folder / "metrics.jsonl").read_bytes() == before
-    # What does not touch the numbers may change.
-    assert "is finished" in run("train", "--config", str(path), "--checkpoint.keep_last=5", "--data.workers=1")
+def test_a_bias_begins_where_its_loss_says(built):
+    made = built(loss={"preset": "siglip", "hardness": 0.0})
+    assert made.clip.clip.logit_bias.item() == -10.0
+    assert made.clip.clip.logit_bias.requires_grad
 
 
-def test_a_run_that_never_began_leaves_nothing_in_the_way(tmp_path):
-    path, folder = config(tmp_path, train__epochs=1)
-    run("train", "--config", str(path), "--data.source=folder", "--data.path=/nowhere", code=3)
-    assert not folder.exists()
-    run("train", "--config", str(path))
+def test_checkpoints_are_written_as_exports_of_the_model(built, tmp_path):
+    made = built()
+    state = {n: t + 1 for n, t in made.clip.clip.state_dict().items()}
+    made.parts.checkpoints.write_model(tmp_path / "out", state)
+    loaded, tokenizer = load_export(tmp_path / "out")
+    assert torch.equal(loaded.clip.visual.proj, state["visual.proj"])
+    assert tokenizer(["a dog"]).shape == (1, 16)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
-    calls[0] = 0
-    path, folder = config(tmp_path, loss__terms={f"{__name__}:broken": 1.0}, checkpoint__every_steps=1)
-    told = run("train", "--config", str(path), code=4)
-    assert f"step 5: {__name__}:broken, loss is not finite" in told
-    weights = load_file(folder / "checkpoints" / "latest" / "open_clip_model.safetensors")
-    assert all(bool(w.isfinite().all()) for w in weights.values())
-    assert json.loads((folder / "checkpoints" / "latest" / "state.json").read_text())["step"] == 4
+def test_the_embeddings_that_are_kept_are_those_of_the_evaluation(built, monkeypatch):
+    made = built()
+    made.parts.keep_embeddings(3)
+    features = load_pairs(made.folder / "embeddings" / "epoch_00003.safetensors")
+    assert torch.equal(features.image, X)
+    assert torch.equal(features.text, Y)
+    assert features.keys == ["key 4", "key 0", "key 7"]
+    made.pairs.features = None
+    made.parts.keep_embeddings(4)
+    monkeypatch.setattr(room, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    made.pairs.features = features
+    made.parts.keep_embeddings(5)
+    assert [p.name for p in (made.folder / "embeddings").iterdir()] == ["epoch_00003.safetensors"]
 
 
-calls = [0]
+def test_further_data_sets_are_evaluated_as_the_run_says(built):
+    made = built(eval={"datasets": ["cifar10", "simat"], "root": "/data/{dataset}"})
+    first, second = made.parts.evaluations
+    assert first is made.pairs
+    plan = second.plan
+    assert (plan.datasets, plan.root) == (["cifar10", "simat"], "/data/{dataset}")
+    assert (plan.batch_size, plan.workers, plan.max_bad_fraction) == (33, 3, 0.25)
+    assert second.tokenizer is made.calls["pairs"][2]
 
 
-def broken(image_features, text_features, logit_scale):
-    """Not a number at its fifth batch; it is tried on fewer pairs before."""
-    calls[0] += len(image_features) == 16
-    return image_features.sum() * (float("nan") if calls[0] == 5 else 0.0)
+@pytest.mark.parametrize(("scale", "clamped"), [(9.0, math.log(100)), (-2.0, 0.0), (1.5, 1.5)])
+def test_the_temperature_stays_in_its_range_after_a_step(built, scale, clamped):
+    made = built()
+    with made.parts.around_step():
+        made.clip.clip.logit_scale.data.fill_(scale)  # as the optimiser would
+    assert made.clip.clip.logit_scale.item() == pytest.approx(clamped)
 
 
-def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
-    path, _ = config(tmp_path, loss__terms={f"{__name__}:steep": 1.0})
-    told = run("train", "--config", str(path), code=4)
-    assert "step 1: the gradient of" in told
-    assert "is not finite" in told
+def test_a_temperature_that_is_fixed_is_left_alone(built):
+    made = built(model={"temperature": 0.001, "learnable_temperature": False})
+    with made.parts.around_step():
+        pass
+    assert made.clip.clip.logit_scale.exp().item() == pytest.approx(1000.0, rel=1e-4)
 
 
-def steep(image_features, text_features, logit_scale):
-    """Finite, with an infinite gradient."""
-    return (image_features * 0).abs().sqrt().sum()
+@pytest.mark.parametrize(("form", "inside"), [("softplus", 50.0), ("exp", math.log(50.0))])
+def test_the_temperature_is_stepped_in_its_form(built, form, inside):
+    made = built(model={"temperature_form": form})
+    scale = made.clip.clip.logit_scale
+    scale.grad = torch.zeros_like(scale)
+    with made.parts.around_step():
+        assert scale.item() == pytest.approx(inside, rel=1e-4)
+    assert scale.exp().item() == pytest.approx(50.0, rel=1e-4)
 
 
-def test_too_many_bad_samples_stop_the_run(tmp_path):
-    for i in range(60):
-        (tmp_path / f"{i}.txt").write_text(f"caption {i}")
-        (tmp_path / f"{i}.png").write_bytes(_picture(i) if i % 10 else b"no picture")
-    changes = {
-        "data__source": "folder",
-        "data__path": str(tmp_path),
-        "data__train_samples": None,
-        "data__batch_size": 8,
-    }
-    path, folder = config(tmp_path, **changes, data__max_bad_fraction=0.3)
-    run("train", "--config", str(path))
-    last = metrics(folder)[-2]
-    assert last["data/skipped_not_an_image"] >= 6
-    told = run("train", "--config", str(path), "--data.max_bad_fraction=0.02", "--name=strict", code=3)
-    assert "data.max_bad_fraction=0.02" in told
-    assert "not_an_image" in told
+def test_towers_are_compiled_if_asked_for_and_keep_their_names(built, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    names = list(built().clip.clip.state_dict())
+    assert compiled == []
+    made = built(train={"compile": True})
+    assert compiled == [made.clip.clip.visual, made.clip.clip.transformer]
+    assert list(made.clip.clip.state_dict()) == names
 
 
-def _picture(seed):
-    from tests.data.pictures import picture
-
-    return picture(seed=seed)
-
-
-def test_micro_batches_and_siglip_run_and_resume(tmp_path):
-    changes = {"loss__preset": "siglip", "train__micro_batch_size": 5, "train__epochs": 1, "train__precision": "bf16"}
-    path, whole = config(tmp_path, "whole", **changes)
-    run("train", "--config", str(path))
-    path, stopped = config(tmp_path, "stopped", **changes)
-    run_killed(stopped / "metrics.jsonl", 3, "train", "--config", str(path))
-    run("train", "--config", str(path))
-    assert metrics(stopped) == metrics(whole)
+def test_scalars_get_a_dimension_where_parameters_are_sharded(built, monkeypatch):
+    assert built().clip.clip.logit_scale.ndim == 0
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setattr(Accelerator, "prepare", lambda self, model, optimizer: (model, optimizer))
+    assert built().clip.clip.logit_scale.ndim == 1
 
 
-def test_export_of_a_checkpoint_is_open_clips(tmp_path):
-    import open_clip
-
-    path, folder = config(tmp_path, optim__ema_decay=0.8)
-    run("train", "--config", str(path))
-    told = run("export", str(folder), "--checkpoint", "best", "--output", str(tmp_path / "best"))
-    assert f"local-dir:{tmp_path / 'best'}" in told
-    open_clip.create_model(f"local-dir:{tmp_path / 'best'}")
-    # The latest checkpoint's export is that of the run: with the averaged weights, not the raw ones.
-    run("export", str(folder), "--output", str(tmp_path / "latest"))
-    exported, final = (load_file(p / "open_clip_model.safetensors") for p in (tmp_path / "latest", folder / "export"))
-    raw = load_file(folder / "checkpoints" / "latest" / "raw.safetensors")
-    assert all(torch.equal(exported[n], final[n]) for n in final)
-    assert not torch.equal(raw["visual.proj"], final["visual.proj"])
-    assert "has no checkpoint 'step_1'" in run("export", str(folder), "--checkpoint=step_1", code=3)
+TWIN = {"towers": "image-image", "architecture": TINY, "name": "custom"}
 
 
-def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
-    path, folder = config(tmp_path, "runs")
-    with terminated(folder / "metrics.jsonl", 5):
-        run("train", "--config", str(path), code=75)
-    moments = folder / "checkpoints" / "latest" / "optimizer.safetensors"
-    tensors = load_file(moments)
-    tensors["no.such.weight/exp_avg"] = torch.zeros(1)
-    save_file(tensors, moments)
-    state = folder / "checkpoints" / "latest" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"files": {}}))  # as if it had been written so
-    told = run("train", "--config", str(path), code=3)
-    assert "no.such.weight" in told
-    assert "Traceback" not in told
+@pytest.mark.parametrize(("how", "removed"), [("keep", False), ("procrustes", True), ("translate", True)])
+def test_the_first_gap_of_a_new_twin_is_removed_on_training_pairs(built, monkeypatch, tmp_path, caplog, how, removed):
+    embedded, moved = [], []
+
+    def embed(model, data):
+        embedded.append((model, data))
+        return Embeddings(X, Y, torch.arange(3), [])
+
+    monkeypatch.setattr(room, "embed_pairs", embed)
+    monkeypatch.setattr(room.TwinModel, "remove_gap", lambda model, *arguments: moved.append((model, *arguments)))
+    caplog.set_level("INFO", "gapless")
+    made = built(model=TWIN | {"initial_gap": how})
+    assert made.calls["train"][-1] == "image-image"
+    if not removed:
+        assert embedded == moved == []
+        return
+    assert embedded == [(made.clip, made.pairs.data)]
+    ((model, x, y, given),) = moved
+    assert model is made.clip
+    assert (x is X, y is Y, given) == (True, True, how)
+    assert f"initial gap removed ({how}, fitted on 3 training pairs)" in caplog.text
+    config, model, tokenizer, split = made.calls["pairs"]  # the last call of two
+    assert (config.data.train_samples, split) == (4096, "train")
+    assert model is made.clip
+    assert replace(config, data=made.config.data) == made.config
+    built(model=TWIN | {"initial_gap": how}, data={"train_samples": 50})
+    assert made.calls["pairs"][0].data.train_samples == 4096
+    checkpoint = tmp_path / "step"
+    save_export(made.clip, tokenizer, checkpoint)
+    save_file({}, checkpoint / "optimizer.safetensors")
+    moved.clear()
+    built(checkpoint=checkpoint, model=TWIN | {"initial_gap": how})
+    assert moved == []  # it was, when the run began
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_processes_save_when_their_launcher_is_told_to_end_or_is_gone(tmp_path, number):
-    path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None, data__workers=number % 2 * 2)
-    environment = os.environ | {"GAPLESS_PYTHON": sys.executable}
-    launch = ["bash", LAUNCHER, "--num_processes", "2", "--cpu", "train", "--config", str(path)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(launch, stdout=log, stderr=log, start_new_session=True, env=environment)
-        assert wait_for(folder / "metrics.jsonl", 3, lambda: process.poll() is None)
-        ranks = psutil.Process(process.pid).children()
-        os.killpg(process.pid, number)
-        code = process.wait(120)
-    assert code == (75 if number == signal.SIGTERM else -9)
-    assert not psutil.wait_procs(ranks, timeout=60)[1]
-    said = (tmp_path / "log").read_text()
-    assert said.count("the same command resumes") == 1
-    assert "Traceback" not in said
-    assert (folder / "checkpoints" / "latest" / "rng_1.safetensors").exists()
+@pytest.mark.parametrize(("samples", "fitted"), [(50, 50), (5000, 4096), (None, 4096)])
+def test_the_gap_is_fitted_on_at_most_4096_pairs(built, monkeypatch, samples, fitted):
+    monkeypatch.setattr(room, "embed_pairs", lambda model, data: Embeddings(X, Y, torch.arange(3), []))
+    monkeypatch.setattr(room.TwinModel, "remove_gap", lambda *_: None)
+    made = built(model=TWIN | {"initial_gap": "translate"}, data={"train_samples": samples})
+    assert made.calls["pairs"][0].data.train_samples == fitted
 
 
-@pytest.mark.parametrize(
-    ("number", "seconds", "told"),
-    [(signal.SIGKILL, 600, "another process of the run died"), (signal.SIGSTOP, 10, "did not answer within the time")],
-)
-def test_a_process_that_is_lost_ends_the_run(tmp_path, number, seconds, told):
-    path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None, train__timeout=seconds)
-    ranks = start_ranks(2, tmp_path, "train", "--config", str(path))
-    assert wait_for(folder / "metrics.jsonl", 3, ranks[0].is_alive)
-    os.kill(ranks[1].pid, number)
-    ranks[0].join(60)
-    ranks[1].kill()
-    assert ranks[0].exitcode == 5
-    (line,) = [line for line in (tmp_path / "0.log").read_text().splitlines() if "error" in line]
-    assert re.match(rf"gapless: error: \[process 0\] step \d+ of 3000: .*{told}", line)
-
-
-def test_the_config_of_a_run_is_resolved(tmp_path):
-    path, folder = config(tmp_path, train__epochs=1, name="x-{hash}")
-    run("train", "--config", str(path))
-    (found,) = (p for p in (tmp_path / "runs").iterdir() if p.name.startswith("x-"))
-    tree = yaml.safe_load((found / "config.yaml").read_text())
-    assert tree["optim"]["betas"] == [0.9, 0.98]
-    assert tree["loss"]["terms"] == {}
-    assert not folder.exists()
-    assert "is finished" in run("train", "--config", str(found / "config.yaml"))
+def test_the_temperature_has_a_rate_of_its_own(built):
+    made = built(optim={"temperature_lr": 0.1})
+    (slow,) = [g for g in made.parts.optimizer.param_groups if g["lr_factor"] == 0.1]
+    assert [p is made.clip.clip.logit_scale for p in slow["params"]] == [True]
+    assert len(build_optimizer(made.clip, made.config.optim).param_groups) == 3

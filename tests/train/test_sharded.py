@@ -23,7 +23,7 @@ from gapless.models import build_model
 from gapless.train.step import ContrastiveStep
 from tests.processes import run_processes
 from tests.runs import TINY
-from tests.train.test_step import part
+from tests.train.test_step_gradients import part
 
 
 def small_model():

@@ -1,205 +1,159 @@
-"""Gradients of the training step: over processes and in parts they are those of one batch on one process."""
-
-import os
-import shutil
-import tempfile
-from functools import partial
-from pathlib import Path
+"""What a contrastive step hands to its model and its objective, seen with both made by hand."""
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch import nn
 
-from gapless.config import ModelConfig, OptimConfig
+from gapless.config import ModelConfig
 from gapless.data import Batch
-from gapless.engine.checkpoint import Checkpoints, Progress, full
-from gapless.engine.optim import WeightAverage, build_optimizer
-from gapless.engine.processes import Processes, exchange, gather_rows
-from gapless.engine.resume import load_optimizer
-from gapless.losses import Objective
-from gapless.models import build_model, load_export, save_export
+from gapless.models import build_model
+from gapless.train.schedule import Schedule
 from gapless.train.step import ContrastiveStep
-from tests.processes import run_processes
 from tests.runs import TINY
 
-TERMS = ("clip", "uniform", "cross_uniform", "align", "siglip")
-SIZES = (5, 4, 2)
+
+class Towers(nn.Module):
+    """Image features are the pictures' first numbers times one weight, text features the tokens times another."""
+
+    def __init__(self, bias=False, dtype=torch.float32):
+        super().__init__()
+        self.image, self.text = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))
+        self.logit_scale = nn.Parameter(torch.tensor(0.5))
+        self.bias = nn.Parameter(torch.tensor(-1.0)) if bias else None
+        self.dtype, self.parts = dtype, []
+
+    def forward(self, first, second):
+        self.parts.append(len(first))
+        output = {
+            "image_features": (first.float() * self.image).to(self.dtype),
+            "text_features": (second.float() * self.text).to(self.dtype),
+            "logit_scale": self.logit_scale.to(self.dtype),
+        }
+        return output if self.bias is None else output | {"logit_bias": self.bias.to(self.dtype)}
 
 
-def whole_batch(n=11):
-    generator = torch.Generator().manual_seed(4)
-    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    tokens = torch.randint(1, 49000, (n, 9), generator=generator)
-    tokens[:, -1] = 49407
-    return images, tokens
+class Recorder:
+    """An objective whose gradients are known."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, y, scale, bias, groups, weights):
+        self.calls.append((x.detach(), y.detach(), scale.detach(), bias, groups, dict(weights)))
+        loss = x.sum() + 10 * y.sum() + 100 * scale
+        if bias is not None:
+            loss = loss + 1000 * bias
+        return {"loss": loss, "term": x.sum()}
 
 
-def part(first, count):
-    images, tokens = whole_batch()
-    rows = slice(first, first + count)
-    return Batch(
-        images[rows],
-        tokens[rows],
-        torch.arange(count),
-        [],
-        {},
-        torch.arange(2 * first, 2 * (first + count)).view(-1, 2),
+FIRST, SECOND = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[8.0], [16.0], [32.0]])
+IDENTITIES = torch.tensor([[1, 10], [1, 11], [3, 12]])
+
+
+def batch(rows=3):
+    return Batch(FIRST[:rows], SECOND[:rows], torch.arange(rows), [], {}, IDENTITIES[:rows])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("micro", [None, 1, 2, 3])
+def test_both_sides_the_temperature_and_the_bias_reach_the_objective_and_their_gradients_come_back(micro, dtype, bias):
+    model, objective = Towers(bias, dtype), Recorder()
+    losses = ContrastiveStep(model, objective, Accelerator(cpu=True), micro)(batch(), [3])
+    ((x, y, scale, given, groups, weights),) = objective.calls
+    assert (x.dtype, y.dtype, scale.dtype) == (torch.float32,) * 3
+    assert torch.equal(x, 2 * FIRST)
+    assert torch.equal(y, 3 * SECOND)
+    assert scale.item() == 0.5
+    assert (given is not None and given.dtype == torch.float32 and given.item() == -1.0) is bias
+    assert groups is None
+    assert weights == {}
+    assert (model.image.grad.item(), model.text.grad.item(), model.logit_scale.grad.item()) == (7.0, 560.0, 100.0)
+    if bias:
+        assert model.bias.grad.item() == 1000.0
+    # Two passes over each part if there are several.
+    assert model.parts == {None: [3], 3: [3], 2: [2, 1] * 2, 1: [1, 1, 1] * 2}[micro]
+    assert {n: v.item() for n, v in losses.items()} == {
+        "loss": 14 + 1680 + 50 - 1000 * bias,
+        "term": 14.0,
+        "logit_scale": 0.5,
+        "duplicate_images": 1.0,
+        "duplicate_captions": 0.0,
+    }
+    assert not any(v.requires_grad for v in losses.values())
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_a_mask_of_duplicates_and_scheduled_weights_reach_the_objective(micro):
+    objective, asked = Recorder(), []
+
+    def schedule(step):
+        asked.append(step)
+        return {"term": 0.25}
+
+    step = ContrastiveStep(Towers(), objective, Accelerator(cpu=True), micro, True, schedule)
+    losses = step(batch(), [3], 7)
+    assert asked == [7]
+    assert torch.equal(objective.calls[0][4], IDENTITIES)
+    assert objective.calls[0][5] == {"term": 0.25}
+    assert losses["weight/term"].item() == 0.25
+    step(batch(), [3])
+    assert asked == [7, 0]
+
+
+def test_a_temperature_that_is_fixed_gets_no_gradient():
+    model = Towers()
+    model.logit_scale.requires_grad_(False)
+    ContrastiveStep(model, Recorder(), Accelerator(cpu=True), 2)(batch(), [3])
+    assert model.logit_scale.grad is None
+    assert model.image.grad.item() == 7.0
+
+
+def test_parts_share_their_gradients_with_other_processes_once(monkeypatch):
+    waited = []
+    accelerator = Accelerator(cpu=True)
+    plain = accelerator.no_sync
+    monkeypatch.setattr(accelerator, "no_sync", lambda model: (waited.append(model), plain(model))[1])
+    model = Towers()
+    ContrastiveStep(model, Recorder(), accelerator, 1)(batch(), [3])
+    assert waited == [model, model]  # all but the last of three parts
+
+
+def test_all_processes_run_as_many_parts_as_the_longest_needs(monkeypatch):
+    import gapless.train.step as room
+
+    monkeypatch.setattr(
+        room, "gather_rows", lambda rows, sizes: torch.cat([rows, rows.new_zeros(sizes[1], *rows.shape[1:])])
     )
+    model = Towers()
+    ContrastiveStep(model, Recorder(), Accelerator(cpu=True), 2)(batch(), [3, 5])
+    assert model.parts == [1, 1, 1] * 2
 
 
-def gradients(objective, batch, sizes, micro_batch_size=None, dropout=0.0):
-    """Losses and all gradients of a step on this process, by name."""
-    architecture = TINY | {"vision_cfg": TINY["vision_cfg"] | {"patch_dropout": dropout}}
-    config = ModelConfig(name="custom", architecture=architecture)
-    model, _ = build_model(config, seed=1, initial_bias=objective.initial_bias)
-    model.clip.logit_scale.requires_grad_(objective.uses_temperature)
-    accelerator = Accelerator()
-    prepared = accelerator.prepare(model)
-    torch.manual_seed(9)
-    losses = ContrastiveStep(prepared, objective, accelerator, micro_batch_size)(batch, sizes)
-    found = {n: p.grad.double() for n, p in model.clip.named_parameters() if p.grad is not None}
-    return found | {f"loss/{n}": v.double() for n, v in losses.items()}
+class Drops(Towers):
+    def forward(self, first, second):
+        kept = torch.rand(len(first), 1)
+        return super().forward(first * kept, second)
 
 
-def of_every_term(sizes):
-    """In one of the processes: gradients of each term from this process's rows."""
-    rank = torch.distributed.get_rank()
-    batch = part(sum(sizes[:rank]), sizes[rank])
-    found = (gradients(Objective({t: 1.0}, implementation="tiled", team=Processes()), batch, sizes) for t in TERMS)
-    return [{n: v.tolist() for n, v in each.items()} for each in found]
+def test_parts_replay_their_random_numbers_and_go_on_after_them():
+    model, objective = Drops(), Recorder()
+    torch.manual_seed(1)
+    ContrastiveStep(model, objective, Accelerator(cpu=True), 2)(batch(), [3])
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    kept = torch.cat([torch.rand(2, 1), torch.rand(1, 1)])
+    torch.testing.assert_close(objective.calls[0][0], 2 * FIRST * kept)
+    assert model.image.grad.item() == pytest.approx(float((FIRST * kept).sum()), rel=1e-6)
+    assert torch.equal(torch.rand(1), after)
 
 
-def assert_same(found, expected, rtol=2e-4):
-    assert found.keys() == expected.keys()
-    scale = max(v.abs().max().item() for n, v in expected.items() if not n.startswith("loss/"))
-    for name, value in expected.items():
-        other = torch.as_tensor(found[name], dtype=torch.float64)
-        if name.startswith("loss/"):
-            torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-7)
-        else:
-            torch.testing.assert_close(other, value, rtol=rtol, atol=2e-6 * max(scale, 1))
-
-
-@pytest.mark.parametrize("sizes", [(6, 5), (11, 0), SIZES])
-def test_processes_give_the_gradients_of_one(sizes):
-    results = run_processes(len(sizes), of_every_term, sizes)
-    for k, term in enumerate(TERMS):
-        alone = gradients(Objective({term: 1.0}, implementation="plain"), part(0, 11), [11])
-        assert ("logit_scale" in alone) == (term in ("clip", "siglip"))
-        for result in results:
-            assert_same(result[k], alone)
-
-
-@pytest.mark.parametrize("terms", [{"clip": 1.0, "uniform": 1.0, "align": 1.0, "cross_uniform": 1.0}, {"siglip": 1.0}])
-@pytest.mark.parametrize("micro_batch_size", [1, 4, 10])
-def test_parts_give_the_gradients_of_the_whole(terms, micro_batch_size):
-    whole = gradients(Objective(terms), part(0, 11), [11])
-    assert "logit_scale" in whole
-    assert_same(gradients(Objective(terms), part(0, 11), [11], micro_batch_size), whole)
-
-
-def test_parts_replay_the_same_random_numbers():
-    # With patch dropout the second forward pass must drop what the first one dropped: the gradient then is that of
-    # the loss which was reported, and a finite difference along it confirms so.
-    objective = Objective({"clip": 1.0})
-    found = gradients(objective, part(0, 8), [8], micro_batch_size=3, dropout=0.5)
-    architecture = TINY | {"vision_cfg": TINY["vision_cfg"] | {"patch_dropout": 0.5}}
-    model, _ = build_model(ModelConfig(name="custom", architecture=architecture), seed=1)
-    direction = found["visual.proj"].float() / found["visual.proj"].norm().float()
-
-    def loss(distance):
-        with torch.no_grad():
-            model.clip.visual.proj += distance * direction
-            torch.manual_seed(9)
-            batch = part(0, 8)
-            parts = zip(batch.first.tensor_split(3), batch.second.tensor_split(3), strict=True)
-            outputs = [model(*p) for p in parts]
-            x, y = (torch.cat([o[n] for o in outputs]) for n in ("image_features", "text_features"))
-            value = objective(x, y, outputs[0]["logit_scale"])["loss"].item()
-            model.clip.visual.proj -= distance * direction
-        return value
-
-    slope = (loss(1e-2) - loss(-1e-2)) / 2e-2
-    assert slope == pytest.approx(found["visual.proj"].norm().item(), rel=1e-2)
-
-
-def in_parts(sizes):
-    """In one of the processes: gradients of this process's rows in parts of two."""
-    rank = torch.distributed.get_rank()
-    batch = part(sum(sizes[:rank]), sizes[rank])
-    found = gradients(Objective({"clip": 1.0, "uniform": 0.5}), batch, sizes, micro_batch_size=2)
-    return [(n, v.tolist()) for n, v in found.items()]
-
-
-def test_parts_on_processes_give_the_gradients_of_one():
-    alone = gradients(Objective({"clip": 1.0, "uniform": 0.5}), part(0, 11), [11])
-    for result in run_processes(2, in_parts, (7, 4)):
-        assert_same(dict(result), alone)
-
-
-def gathered():
-    rank = torch.distributed.get_rank()
-    rows = torch.full((rank + 1, 2), float(rank), requires_grad=True)
-    result = gather_rows(rows, [1, 2, 3])
-    (result * torch.arange(6.0).unsqueeze(1)).sum().backward()
-    said = exchange([rank, 10 * rank], torch.device("cpu"))
-    return [result.tolist(), rows.grad.tolist(), said]
-
-
-def test_gather_keeps_the_order_and_sums_the_gradients():
-    for rank, (rows, gradient, said) in enumerate(run_processes(3, gathered)):
-        assert [row[0] for row in rows] == [0, 1, 1, 2, 2, 2]
-        # Row i of the whole is weighted with i, on three processes.
-        own = {0: [0], 1: [1, 2], 2: [3, 4, 5]}[rank]
-        assert [row[0] for row in gradient] == [3.0 * i for i in own]
-        assert said == [[0, 0], [1, 10], [2, 20]]
-
-
-def sharded():
-    """In one of two processes: a step, an optimiser step and a checkpoint of a model sharded by FSDP2."""
-    accelerator = Accelerator()
-    rank = torch.distributed.get_rank()
-    model, tokenizer = build_model(ModelConfig(name="custom", architecture=TINY), seed=1)
-    model.reshape_scalars()
-    mesh = init_device_mesh("cpu", (2,))
-    for block in (*model.clip.visual.transformer.resblocks, *model.clip.transformer.resblocks, model):
-        fully_shard(block, mesh=mesh)
-    optimizer = build_optimizer(model, OptimConfig(lr=0.01))
-    average = WeightAverage(model.clip.named_parameters(), decay=0.5)
-    step = ContrastiveStep(model, Objective({"clip": 1.0, "uniform": 0.5}), accelerator)
-    losses = step(part((0, 7)[rank], (7, 4)[rank]), (7, 4))
-    found = {n: full(p.grad) for n, p in model.clip.named_parameters()}
-    found["logit_scale"] = found["logit_scale"].squeeze()
-    found |= {f"loss/{n}": v for n, v in losses.items()}
-    optimizer.step()
-    average.update(0)
-    folder = Path(tempfile.gettempdir()) / f"sharded_{os.getppid()}"
-    checkpoints = Checkpoints(folder, accelerator, 1, model.clip, partial(save_export, model, tokenizer))
-    checkpoints.save(Progress(step=1), optimizer, average)
-    # The moments come back to where they were, each process its part.
-    kept = {n: full(optimizer.state[p]["exp_avg"]) for n, p in model.clip.named_parameters()}
-    kept |= {f"{n} itself": full(p) for n, p in model.clip.named_parameters()}
-    for p in model.parameters():
-        optimizer.state[p]["exp_avg"].zero_()
-        p.detach().zero_()
-    load_optimizer(folder / "latest", accelerator, model.clip, optimizer)
-    back = {n: full(optimizer.state[p]["exp_avg"]) for n, p in model.clip.named_parameters()}
-    back |= {f"{n} itself": full(p) for n, p in model.clip.named_parameters()}
-    same = all(torch.equal(kept[n], back[n]) for n in kept)
-    exported, _ = load_export(folder / "latest")
-    # The model's file holds the weights that an evaluation would have measured.
-    measured = {n: full(t) for n, t in average.averages.items()}
-    loaded = all(torch.equal(measured[n].reshape(p.shape), p) for n, p in exported.clip.named_parameters())
-    accelerator.wait_for_everyone()
-    shutil.rmtree(folder, ignore_errors=True)
-    return [(n, v.tolist()) for n, v in found.items()], same, loaded
-
-
-def test_sharded_parameters_give_the_gradients_of_one_process_and_come_back():
-    alone = gradients(Objective({"clip": 1.0, "uniform": 0.5}), part(0, 11), [11])
-    for found, same, loaded in run_processes(2, sharded):
-        assert_same(dict(found), alone)
-        assert same
-        assert loaded
+def test_a_schedule_sets_what_is_scheduled_before_each_step_and_nothing_else():
+    model, _ = build_model(ModelConfig(name="custom", architecture=TINY, temperature=0.5), seed=1)
+    weights = {"uniform": {"from": 0.0, "to": 8.0}, "align": 0.5}
+    assert Schedule(weights, 0.07, model, 9).begin(3) == {"uniform": 3.0}
+    assert Schedule(weights, None, model, 9).begin(8) == {"uniform": 8.0}
+    assert model.clip.logit_scale.exp().item() == pytest.approx(2.0)
+    assert Schedule({}, {"from": 0.1, "to": 0.5}, model, 5).begin(2) == {}
+    assert model.clip.logit_scale.exp().item() == pytest.approx(1 / 0.3)

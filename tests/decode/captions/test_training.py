@@ -1,219 +1,287 @@
-"""Runs of gapless caption: what they open, how they resume, what processes change, what they say."""
+"""From a configuration and a store to the parts of a captioner's run: every value reaches its place."""
 
-import json
-import math
+import logging
+from pathlib import Path
 
 import pytest
-import safetensors
 import torch
-import yaml
+import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 
-from gapless.config import ModelConfig
+from gapless.config import CheckpointConfig, OptimConfig, TrainConfig
 from gapless.data import Place
-from gapless.decode import FeatureStore, load_captioner, save_features, store
-from gapless.decode.captions.batches import CaptionData, Said, load_said
-from gapless.decode.captions.training import CaptionEvaluation
-from gapless.eval.features import embed_texts
-from gapless.models import build_model, load_model, save_export
-from tests.decode.stores import D, captions, tree, write_store
-from tests.runs import TINY, metrics, run, run_killed, run_launched, terminated, write_config
+from gapless.decode import load_captioner, save_captioner, save_features, save_means
+from gapless.decode.captions import training as room
+from gapless.decode.captions.config import (
+    CaptionConfig,
+    CaptionEvalConfig,
+    DecoderConfig,
+    FeaturesConfig,
+    PrepareConfig,
+)
+from gapless.decode.captions.gpt2 import pretrained_decoder
+from gapless.decode.captions.training import build_parts, train_captioner
+from gapless.engine.checkpoint import Progress
+from gapless.errors import ConfigError, DataError
+from gapless.signals import StopFlag
+
+D = 4
+TEXTS = {"train": ["a red car", "two dogs", "a red dog"], "val": ["a car", "two red dogs"]}
+ROWS = {
+    ("text", "train"): torch.tensor([[3.0, 0, 4, 0], [0, 1, 0, 0], [0, 0, 2, 0]]),
+    ("text", "val"): torch.tensor([[0.0, 0, 0, 5], [1, 0, 0, 0]]),
+    ("image", "train"): torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]),
+    ("image", "val"): torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 1]]),
+}
+MEANS = {"text": torch.tensor([0.1, 0.2, 0.3, 0.4]), "image": torch.tensor([0.4, 0.3, 0.2, 0.1])}
 
 
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return write_store(tmp_path_factory.mktemp("space"))
+@pytest.fixture
+def store(tmp_path):
+    folder = tmp_path / "store"
+    for (modality, split), rows in ROWS.items():
+        texts = TEXTS[split] if modality == "text" else None
+        save_features(folder, modality, split, [f"{split}{k}" for k in range(len(rows))], rows, texts, "digest")
+    save_means(folder, MEANS, "digest")
+    return folder
 
 
-def config(tmp_path, space, name="tiny", **changes):
-    path = write_config(tree(space, tmp_path, **changes) | {"name": name}, tmp_path / f"{name}.yaml")
-    return path, tmp_path / name
+def small(store, **changes):
+    parts = {
+        "seed": 8,
+        "features": FeaturesConfig(path=str(store), batch_size=2, max_tokens=9),
+        "prepare": PrepareConfig(noise=0.0),
+        "decoder": DecoderConfig(
+            architecture={"n_layer": 1, "n_head": 2, "n_embd": 8}, vocab_size=300, prefix_length=3
+        ),
+        "optim": OptimConfig(lr=0.03, betas=(0.6, 0.7), eps=1e-5, weight_decay=0.4, ema_decay=0.8),
+        "train": TrainConfig(epochs=4, micro_batch_size=5),
+        "eval": CaptionEvalConfig(every_epochs=2, batch_size=1),
+        "checkpoint": CheckpointConfig(keep_last=6),
+    }
+    return CaptionConfig(**parts | changes)
 
 
-def test_text_only_training_opens_neither_images_nor_their_embeddings(tmp_path, space, monkeypatch):
-    copy = tmp_path / "space"
-    copy.mkdir()
-    for path in space.glob("*"):
-        broken = path.name.startswith("image")
-        (copy / path.name).write_bytes(b"not to be read" if broken else path.read_bytes())
-    opened = []
-    original = safetensors.safe_open
-    monkeypatch.setattr(store, "safe_open", lambda path, kind: opened.append(path.name) or original(path, kind))
-    monkeypatch.setattr("gapless.data.images.decode_image", None)  # calling it fails
-    path, folder = config(tmp_path, copy)
-    run("caption", "train", "--config", str(path))
-    assert opened
-    assert all(name.startswith(("text_", "means")) for name in opened)
-    # Captioning does open them, which shows that the trap was armed.
-    said = run("caption", "eval", str(folder), f"--features={copy}", code=3)
-    assert "image_test_00000.safetensors is not in the format" in said
+def build(config, folder, checkpoint=None):
+    return build_parts(config, Accelerator(cpu=True), folder, checkpoint, Progress(step=6), StopFlag())
 
 
-def test_killed_or_stopped_a_run_ends_with_the_same_lines(tmp_path, space):
-    path, whole = config(tmp_path, space, "whole", optim__ema_decay=0.9)
-    run("caption", "train", "--config", str(path))
-    path, killed = config(tmp_path, space, "killed", optim__ema_decay=0.9)
-    run_killed(killed / "metrics.jsonl", 6, "caption", "train", "--config", str(path))
-    with terminated(killed / "metrics.jsonl", 9):
-        assert "the same command resumes" in run("caption", "train", "--config", str(path), code=75)
-    run("caption", "train", "--config", str(path))
-    assert metrics(killed) == metrics(whole)
-    one, other = (load_file(folder / "export" / "captioner.safetensors") for folder in (whole, killed))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert "nothing left to do" in run("caption", "train", "--config", str(path))
-    said = run("caption", "train", "--config", str(path), "--prepare.noise=0.3", code=2)
-    assert "prepare.noise was 0.05, is 0.3" in said
+def test_the_loop_gets_what_the_configuration_says(store, tmp_path):
+    config, accelerator, progress, stop = small(store), Accelerator(cpu=True), Progress(step=6), StopFlag()
+    parts = build_parts(config, accelerator, tmp_path / "run", None, progress, stop)
+    assert parts.config is config
+    assert parts.accelerator is accelerator
+    assert (parts.progress is progress, parts.stop is stop) == (True, True)
+    assert (parts.data.num_samples, parts.data.steps_per_epoch, parts.total) == (3, 2, 8)
+    assert (parts.evaluate_every, parts.kept_epochs, parts.least_rows) == (2, (), 1)
+    assert parts.tracker.path == tmp_path / "run" / "metrics.jsonl"
+    assert parts.checkpoints.folder == tmp_path / "run" / "checkpoints"
+    assert parts.checkpoints.keep_last == 6
+    assert parts.checkpoints.weights is parts.model is parts.step.model
+    assert parts.step.accelerator is accelerator
+    assert parts.step.micro_batch_size == 5
+    assert parts.average.decay == 0.8
+    groups = parts.optimizer.param_groups
+    assert {(g["lr"], g["betas"], g["eps"]) for g in groups} == {(0.03, (0.6, 0.7), 1e-5)}
+    state = {n: t + 1 for n, t in parts.model.state_dict().items()}
+    parts.checkpoints.write_model(tmp_path / "out", state)
+    loaded = load_captioner(tmp_path / "out")
+    assert torch.equal(loaded.mapper[0].weight, state["mapper.0.weight"])
+    assert loaded.space == "digest"
 
 
-def test_checkpoints_and_exports_hold_the_captioner_that_was_measured(tmp_path, space):
-    path, folder = config(tmp_path, space, "averaged", optim__ema_decay=0.9, optim__lr=0.01)
-    run("caption", "train", "--config", str(path))
-    logged = [line["val/loss"] for line in metrics(folder) if "val/loss" in line]
-    assert _loss(folder / "checkpoints" / "latest", space) == pytest.approx(logged[-1], abs=1e-5)
-    assert _loss(folder / "export", space) == pytest.approx(logged[-1], abs=1e-5)
-    assert _loss(folder / "checkpoints" / "best", space) in [pytest.approx(value, abs=1e-5) for value in logged[1:]]
-    files = ("raw.safetensors", "captioner.safetensors")
-    raw, model = (load_file(folder / "checkpoints" / "latest" / name) for name in files)
-    assert not torch.equal(raw["decoder.transformer.wte.weight"], model["decoder.transformer.wte.weight"])
+def test_training_sees_the_train_split_and_evaluation_the_val_split(store, tmp_path):
+    parts = build(small(store), tmp_path)
+    train, val = parts.data.said, parts.evaluations[0]
+    torch.testing.assert_close(train.embedding, F.normalize(ROWS["text", "train"], dim=1))
+    assert train.captions == TEXTS["train"]
+    decode = parts.model.tokenizer.decode
+    assert [decode(t, skip_special_tokens=True) for t in parts.data.tokens] == TEXTS["train"]
+    assert [decode(t, skip_special_tokens=True) for t in val.tokens] == TEXTS["val"]
+    expected = F.normalize(F.normalize(ROWS["text", "val"], dim=1) - MEANS["text"], dim=1)
+    torch.testing.assert_close(val.prepared, expected)
+    assert val.rows.tolist() == [0, 1]
+    assert val.batch_size == 1
+    assert (parts.data.batch_size, parts.data.seed) == (2, 8)
+    assert parts.data.prepare is parts.model.preparation
+    assert (parts.data.place.rank, parts.data.place.world) == (0, 1)
+    assert parts.fingerprint.split() == [
+        train.fingerprint(),
+        room.load_said(room.FeatureStore(store), "text", "val").fingerprint(),
+    ]
 
 
-def _loss(place, space):
-    captioner = load_captioner(place)
-    said = load_said(FeatureStore(space), "text", "val")
-    tokens, _ = captioner.tokenize(said.captions, 12)
-    return CaptionEvaluation(said, tokens, captioner.preparation, 64, Accelerator()).run(captioner)["val/loss"]
+def test_batches_are_of_this_process(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Place, "here", classmethod(lambda cls: cls(2, 5)))
+    parts = build(small(store, train=TrainConfig()), tmp_path)
+    assert (parts.data.place.rank, parts.data.place.world) == (2, 5)
 
 
-def test_two_processes_train_as_one(tmp_path, space):
-    still = {"n_layer": 1, "n_head": 2, "n_embd": 32, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    changes = {"decoder__architecture": still, "features__batch_size": 15}
-    path, alone = config(tmp_path, space, "alone", train__micro_batch_size=4, **changes)
-    run("caption", "train", "--config", str(path))
-    path, together = config(tmp_path, space, "together", **changes)
-    run_launched("caption", "train", "--config", str(path))
-    for one, other in zip(metrics(alone), metrics(together), strict=True):
-        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
-
-
-def test_batches_depend_on_seed_and_step_alone():
-    tokens = [torch.tensor([k]) for k in range(11)]
-    said = Said("text", torch.arange(11.0)[:, None], torch.arange(11), [""] * 11)
-
-    def parts(world):
-        data = [
-            CaptionData(said, tokens, lambda e, _, noise: e + noise, 4, 7, Place(rank, world)) for rank in range(world)
-        ]
-        return [list(each.batches(2, 8)) for each in data]
-
-    whole, shared = parts(1)[0], parts(3)
-    assert data_lengths(whole) == [3, 4, 4, 3, 4, 4]  # steps 2 to 7 of epochs of 4, 4 and 3
-    for k, batch in enumerate(whole):
-        torch.testing.assert_close(torch.cat([part[k].prepared for part in shared]), batch.prepared)
-        assert torch.cat([part[k].tokens for part in shared]).tolist() == batch.tokens.tolist()
-    assert sorted(t for batch in whole[1:4] for t in batch.tokens.flatten().tolist()) == list(range(11))
-
-
-def data_lengths(batches):
-    return [batch.rows for batch in batches]
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory, space):
-    """A captioner of texts that has learned them."""
-    folder = tmp_path_factory.mktemp("runs")
-    path, found = config(folder, space, "c3", train__epochs=40, eval__every_epochs=20, checkpoint__every_steps=None)
-    run("caption", "train", "--config", str(path))
-    return found
-
-
-def test_a_decoder_of_texts_captions_images(learned, space, tmp_path):
-    said = run("caption", "eval", str(learned), f"--features={space}", "--tokenizer=simple", f"--output={tmp_path}")
-    assert "image_test, greedy, tokens: simple" in said
-    (path,) = tmp_path.glob("*_captioning*.json")
-    scores = json.loads(path.read_text())["metrics"]
-    assert scores["num_captions"] == 24
-    assert scores["rouge_l"] > 0.6  # of unseen images; a random caption of the five colours and six things has 0.4
-    (path,) = (tmp_path / "captions").glob("*.json")
-    assert {entry["image_id"] for entry in json.loads(path.read_text())} == {str(k) for k in range(4, 120, 5)}
-    run("report", str(learned), f"--output={tmp_path / 'report.html'}")
-    assert "val/perplexity" in (tmp_path / "report.html").read_text()
-    lines = metrics(learned)
-    assert lines[-1]["val/loss"] < 0.5 * lines[0]["val/loss"]
-    assert lines[-1]["val/perplexity"] == pytest.approx(math.exp(lines[-1]["val/loss"]), rel=1e-4)
-
-
-def test_without_texts_to_compare_with_there_are_captions_and_clip_score(learned, space, tmp_path):
-    for name in ("image_test_00000.safetensors", "image_train_00000.safetensors", "means.safetensors"):
-        (tmp_path / name).write_bytes((space / name).read_bytes())
-    save_export(*build_model(ModelConfig(name="custom", architecture=TINY), seed=4), tmp_path / "clip")
-    arguments = ("--decoding.strategy=nucleus", "--ids=[4,9]", f"--output={tmp_path / 'r'}")
-    said = run("caption", "eval", str(learned), f"--features={tmp_path}", f"--clip={tmp_path / 'clip'}", *arguments)
-    assert "has no texts of image_test to compare with" in said
-    (path,) = (tmp_path / "r" / "captions").glob("*.json")
-    captions = {entry["image_id"]: entry["caption"] for entry in json.loads(path.read_text())}
-    assert set(captions) == {"4", "9"}
-    (path,) = (tmp_path / "r").glob("*_captioning_clip-clip_decoding.strategy-nucleus_ids-2-*.json")
-    scores = json.loads(path.read_text())["metrics"]
-    loaded, found = load_model(str(tmp_path / "clip")), FeatureStore(tmp_path).load("image", "test")
-    texts = embed_texts(loaded.model.eval(), loaded.tokenizer, list(captions.values()))
-    cosines = (found.embedding[[found.ids.index(k) for k in captions]] * texts).sum(dim=1)
-    assert scores["clip_score"] == pytest.approx(2.5 * float(cosines.clamp(min=0).mean()), abs=1e-5)
-    assert "rouge_l" not in scores
-
-
-def test_collapse_is_what_makes_the_gap_harmless(learned, tmp_path):
-    """The same decoder on images of a wider gap: with their mean subtracted it hardly matters."""
-    found = {}
-    for gap in (1.0, 3.0):
-        space = write_store(tmp_path / f"space-{gap}", gap, means=False)
-        model = load_captioner(learned)
-        features = FeatureStore(space)
-        model.preparation = model.preparation.with_mean("image", features.mean("image"))
-        test, said = features.load("image", "test"), features.captions("test")
-        texts = model.eval().generate(test.embedding, "image")
-        found[gap] = sum(len(set(t.split()) & set(said[k][0].split())) for t, k in zip(texts, test.ids, strict=True))
-    assert found[3.0] > 0.75 * found[1.0]
-
-
-def test_pairs_and_shares_of_them(learned, space, tmp_path):
-    changes = {"features__modality": "image", "features__fraction": 0.25, "prepare__noise": 0.0}
-    path, folder = config(tmp_path, space, "few", decoder__start=str(learned), **changes)
-    said = run("caption", "train", "--config", str(path))
-    number = int(said.split(" samples an epoch")[0].split()[-1])
-    assert 18 <= number <= 36  # a quarter of 72 ids, a third of which have two captions
-    assert metrics(folder)[0]["val/loss"] < 0.5 * metrics(learned)[0]["val/loss"]  # it began where the other ended
-    assert load_captioner(folder).tokenizer.get_vocab() == load_captioner(learned).tokenizer.get_vocab()
-
-
-def test_bad_input_is_one_line(learned, space, tmp_path):
-    assert "id 'zebra' has no embedding" in run(
-        "caption", "eval", str(learned), f"--features={space}", "--ids=[zebra]", code=3
+def test_the_captioner_is_as_the_configuration_says(store, tmp_path):
+    prepare = PrepareConfig(collapse=False, noise=0.3, span_of=("image", "text"), renormalise=False)
+    decoder = DecoderConfig(
+        architecture={"n_layer": 2, "n_head": 2, "n_embd": 8}, vocab_size=260, prefix_length=3, mapper="transformer"
     )
-    save_features(tmp_path / "wide", "image", "test", ["3"], torch.randn(1, D + 1))
-    said = run("caption", "eval", str(learned), f"--features={tmp_path / 'wide'}", code=3)
-    assert f"have {D + 1} dimensions, this captioner takes {D}" in said
-    save_features(tmp_path / "sound", "audio", "test", ["3"], torch.randn(1, D))
-    said = run("caption", "eval", str(learned), f"--features={tmp_path / 'sound'}", "--modality=audio", code=3)
-    assert "has no mean of modality audio" in said
-    path, _ = config(tmp_path, tmp_path / "sound", "none")
-    assert "has no text_train (it has audio_test)" in run("caption", "train", "--config", str(path), code=3)
-    rows = torch.randn(3, D)
+    model = build(small(store, prepare=prepare, decoder=decoder), tmp_path).model
+    preparation = model.preparation
+    assert (preparation.collapse, preparation.noise, preparation.renormalise) == (False, 0.3, False)
+    assert preparation.span_of == ("image", "text")
+    assert preparation.means.keys() == MEANS.keys()
+    assert all(torch.equal(preparation.means[name], mean) for name, mean in MEANS.items())
+    assert (model.embed_dim, model.prefix_length, model.mapper_kind) == (D, 3, "transformer")
+    sizes = model.decoder.config
+    assert (sizes.n_layer, sizes.n_positions, sizes.vocab_size) == (2, 12, 260)
+    assert model.context_length == 9
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_seed_draws_the_captioner(store, tmp_path):
+    first, same, other = (build(small(store, seed=seed), tmp_path).model.mapper[0].weight for seed in (8, 8, 9))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_frozen_decoder_is_not_trained(store, tmp_path):
+    decoder = DecoderConfig(architecture={"n_layer": 1, "n_head": 2, "n_embd": 8}, vocab_size=300, frozen=True)
+    parts = build(small(store, decoder=decoder), tmp_path)
+    assert not any(p.requires_grad for p in parts.model.decoder.parameters())
+    assert all(p.requires_grad for p in parts.model.mapper.parameters())
+    assert sum(len(g["params"]) for g in parts.optimizer.param_groups) == 4
+
+
+def test_captions_are_cut_to_what_is_allowed_and_fits(store, tmp_path, caplog):
+    features = FeaturesConfig(path=str(store), batch_size=2, max_tokens=3)
+    parts = build(small(store, features=features), tmp_path)
+    lengths = [len(t) for t in parts.data.tokens]
+    assert max(lengths) == 3
+    cut = [record.message for record in caplog.records if "cut" in record.message]
+    assert len(cut) == 2  # of train and of val
+    assert cut[0].endswith("of 3 captions are longer than 3 tokens and were cut")
+    assert cut[1].endswith("of 2 captions are longer than 3 tokens and were cut")
+    save_captioner(parts.model, tmp_path / "start")
+    # A decoder that begins with another one has that one's positions.
+    longer = FeaturesConfig(path=str(store), batch_size=2, max_tokens=30)
+    parts = build(small(store, features=longer, decoder=DecoderConfig(start=str(tmp_path / "start"))), tmp_path)
+    assert max(len(t) for t in parts.data.tokens) == 3
+
+
+def test_the_mean_of_the_training_rows_stands_in_where_none_is_stored(store, tmp_path):
+    (store / "means.safetensors").unlink()
+    means = build(small(store), tmp_path).model.preparation.means
+    assert list(means) == ["text"]
+    torch.testing.assert_close(means["text"], F.normalize(ROWS["text", "train"], dim=1).mean(dim=0))
+
+
+def test_a_captioner_continues_another_with_the_stores_means(store, tmp_path):
+    start = build(small(store), tmp_path).model
+    start.preparation = start.preparation.with_mean("audio", torch.ones(D)).with_mean("text", torch.zeros(D))
+    save_captioner(start, tmp_path / "start")
+    prepare = PrepareConfig(noise=0.7, collapse=False, renormalise=False)
+    model = build(small(store, prepare=prepare, decoder=DecoderConfig(start=str(tmp_path / "start"))), tmp_path).model
+    assert torch.equal(model.mapper[0].weight, start.mapper[0].weight)
+    assert (model.preparation.noise, model.preparation.collapse, model.preparation.renormalise) == (0.7, False, False)
+    assert model.preparation.means.keys() == {"audio", "text", "image"}
+    assert torch.equal(model.preparation.means["text"], MEANS["text"])
+    assert model.prefix_length == 3
+
+
+def test_a_resumed_captioner_is_the_checkpoints(store, tmp_path):
+    made = build(small(store, seed=9), tmp_path).model
+    save_captioner(made, tmp_path / "step")
+    save_file({}, tmp_path / "step" / "optimizer.safetensors")
+    save_file({"cpu": torch.get_rng_state()}, tmp_path / "step" / "rng_0.safetensors")
+    parts = build(small(store, prepare=PrepareConfig(noise=0.9)), tmp_path, tmp_path / "step")
+    assert torch.equal(parts.model.mapper[0].weight, made.mapper[0].weight)
+    assert parts.model.preparation.noise == 0.0  # as it was left; changed keys are refused before
+
+
+def test_embeddings_of_another_space_or_size_are_refused(store, tmp_path):
+    start = build(small(store), tmp_path).model
+    start.space = "other"
+    save_captioner(start, tmp_path / "start")
+    again = small(store, decoder=DecoderConfig(start=str(tmp_path / "start")))
+    with pytest.raises(DataError, match="another model than the captioner learned from"):
+        build(again, tmp_path)
+    wide = tmp_path / "wide"
     for split in ("train", "val"):
-        save_features(tmp_path / "odd", "text", split, ["a", "b", "c"], rows, ["", " ", captions()[3] * 3])
-    path, _ = config(tmp_path, tmp_path / "odd", "odd", train__epochs=1)
-    said = run("caption", "train", "--config", str(path))
-    assert "text_train: 2 rows have no caption and are left out" in said
-    assert "1 of 1 captions are longer than 12 tokens and were cut" in said
-    path, _ = config(tmp_path, space, "span", prepare__span_of=["audio", "text"])
-    assert "prepare.span_of: ['audio', 'text'] need means" in run("caption", "train", "--config", str(path), code=2)
-    path, _ = config(tmp_path, space, "share", features__fraction=0.0)
-    assert "features.fraction: 0.0 does not work" in run("caption", "train", "--config", str(path), code=2)
-    said = run("caption", "eval", str(learned), f"--features={space}", "--decoding.beams=0", code=2)
-    assert "decoding.beams: " in said.splitlines()[-1]
-    assert "did you mean caption train?" in run("caption", "trian", code=2)
+        save_features(wide, "text", split, ["a"], torch.ones(1, D + 1), ["a dog"])
+    start.space = ""
+    save_captioner(start, tmp_path / "start")
+    with pytest.raises(DataError) as error:
+        build(small(wide, decoder=DecoderConfig(start=str(tmp_path / "start"))), tmp_path)
+    assert str(error.value) == f"{wide} has 5 dimensions, the captioner takes 4"
 
 
-def test_the_config_of_a_run_starts_it_again(learned):
-    assert yaml.safe_load((learned / "config.yaml").read_text())["prepare"]["noise"] == 0.05
-    assert "nothing left to do" in run("caption", "train", "--config", str(learned / "config.yaml"))
+def test_a_prefix_without_room_behind_it_is_refused(store, tmp_path, monkeypatch):
+    gpt2, tokenizer = room.new_decoder(TEXTS["train"], {"n_layer": 1, "n_head": 2, "n_embd": 8}, 270, 10)
+    asked = []
+    monkeypatch.setattr(room, "pretrained_decoder", lambda name: (asked.append(name), (gpt2, tokenizer))[1])
+    with pytest.raises(ConfigError) as error:
+        build(small(store, decoder=DecoderConfig(name="gpt2", prefix_length=9)), tmp_path)
+    assert str(error.value) == ("decoder.prefix_length: 9 leaves no room for captions in the decoder's 10 positions")
+    model = build(small(store, decoder=DecoderConfig(name="gpt2", prefix_length=8)), tmp_path).model
+    assert model.decoder is gpt2
+    assert asked == ["gpt2", "gpt2"]
+
+
+def test_a_span_of_what_has_no_mean_is_refused(store, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        build(small(store, prepare=PrepareConfig(span_of=("audio", "text"))), tmp_path)
+    assert str(error.value) == "prepare.span_of: ['audio', 'text'] need means, there are image, text"
+
+
+def test_the_decoder_is_compiled_if_asked_for(store, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    build(small(store), tmp_path)
+    assert compiled == []
+    parts = build(small(store, train=TrainConfig(compile=True)), tmp_path)
+    assert compiled == [parts.model.decoder.transformer]
+
+
+def test_a_share_of_the_ids_is_drawn_by_the_seed(store, tmp_path):
+    ids = [f"i{k}" for k in range(20)]
+    twice = [name for name in ids for _ in range(2)]
+    texts = [f"text {name} {k % 2}" for k, name in enumerate(twice)]
+    save_features(store, "text", "train", twice, torch.rand(40, D), texts)
+    kept = {}
+    for seed in (8, 9):
+        features = FeaturesConfig(path=str(store), batch_size=2, fraction=0.3)
+        said = build(small(store, seed=seed, features=features), tmp_path).data.said
+        kept[seed] = said.captions
+        assert len(said.captions) == 12  # six ids, each with both of its texts
+        assert [texts[k] for k in said.rows.tolist()] == said.captions
+        names = {text.split()[1] for text in said.captions}
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+        assert names == {ids[k] for k in order[:6].tolist()}
+    assert kept[8] != kept[9]
+
+
+def test_a_run_is_carried_out_as_it_is_asked_for(store, monkeypatch):
+    carried = []
+
+    def carry(*arguments, **options):
+        carried.append((arguments, options))
+        return Path("the folder")
+
+    monkeypatch.setattr(room, "carry_out", carry)
+    config = small(store)
+    assert train_captioner(config, True, "older") == Path("the folder")
+    (((same, made), options),) = carried
+    assert same is config
+    assert (made.func, made.args) == (room.build_parts, (config,))
+    assert options == {"fresh": True, "resume": "older"}
+    train_captioner(config)
+    assert carried[1][1] == {"fresh": False, "resume": "latest"}
+    with pytest.raises(ConfigError, match=r"features\.path"):
+        train_captioner(small(""))
+
+
+def test_the_decoder_of_a_folder_is_taken_by_name(tmp_path):
+    gpt2, tokenizer = room.new_decoder(TEXTS["train"], {"n_layer": 1, "n_head": 2, "n_embd": 8}, 270, 10)
+    gpt2.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    decoder, found = pretrained_decoder(str(tmp_path))
+    assert torch.equal(decoder.transformer.wte.weight, gpt2.transformer.wte.weight)
+    assert found.get_vocab() == tokenizer.get_vocab()
