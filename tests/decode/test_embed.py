@@ -10,8 +10,7 @@ from gapless.config import DataConfig
 from gapless.decode import FeatureStore, embed, save_features
 from gapless.decode.embed import embed_store
 from gapless.errors import ConfigError, DataError
-from gapless.eval.features import ImageFeatures
-from gapless.eval.suite import EmbeddedPairs
+from gapless.eval.embeddings import Embeddings
 
 IMAGES = {"train": torch.tensor([[3.0, 4, 0], [0, 1, 0]]), "val": torch.tensor([[0.0, 0, 1]]), "test": torch.eye(3)[:1]}
 TEXTS = {
@@ -36,11 +35,10 @@ class Suite:
         self.embedded.append(name)
         (split,) = source
         keys = [f"{split}{k}" for k in range(len(IMAGES[split]))]
-        images = ImageFeatures(IMAGES[split], torch.arange(len(keys)), torch.zeros(len(keys)), [])
         captions = [f"caption {k} of {split}" for k in range(len(TEXTS[split]))]
         owner = torch.tensor(OWNER[split])
-        return EmbeddedPairs(
-            images=images, texts=TEXTS[split], captions=captions, owner=owner, keys=keys, without_caption=0
+        return Embeddings(
+            IMAGES[split], TEXTS[split], torch.arange(len(keys)), keys=keys, captions=captions, image_of_text=owner
         )
 
 
