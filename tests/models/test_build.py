@@ -136,6 +136,15 @@ def test_locked_towers(export):
     model, _ = build_model(tiny(lock_image=True, lock_image_unlocked_groups=1, lock_text=True))
     trained = {n for n, p in model.clip.named_parameters() if p.requires_grad}
     assert trained == {"visual.proj", "logit_scale"}
+    texts, _ = build_model(tiny(lock_text=True, lock_text_unlocked_groups=1))
+    frozen = {n for n, p in texts.clip.named_parameters() if not p.requires_grad}
+    assert {"token_embedding.weight", "positional_embedding"} <= frozen
+    assert "text_projection" not in frozen
+    assert not any(n.startswith("visual.") for n in frozen)
+    images, _ = build_model(tiny(lock_image=True))
+    assert {n for n, p in images.clip.named_parameters() if not p.requires_grad} == {
+        n for n, _ in images.clip.named_parameters() if n.startswith("visual.")
+    }
     # New projections are random: frozen, they would never become useful.
     locked, _ = build_model(ModelConfig(name=f"local-dir:{export[1]}", embed_dim=8, lock_image=True, lock_text=True))
     trained = {n for n, p in locked.clip.named_parameters() if p.requires_grad}

@@ -6,6 +6,7 @@ from gapless.config import ModelConfig
 from gapless.errors import ConfigError
 from gapless.geometry.procrustes import procrustes
 from gapless.models import TwinModel, build_model, load_export, save_export
+from gapless.models.build import SECOND_SEED
 from tests.runs import TINY
 
 
@@ -32,6 +33,37 @@ def test_towers_of_an_image_twin_differ_in_their_seeds_alone():
     assert not torch.equal(first["proj"], second["proj"])
     again, _ = twin(towers="image-image")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("towers", "first", "second"),
+    [
+        ("image-image", (1, "visual"), (1 + SECOND_SEED, "visual")),
+        ("image-text", (1, "visual"), (1, "text")),
+        ("text-text", (1, "text"), (1 + SECOND_SEED, "text")),
+    ],
+)
+def test_each_side_is_the_tower_of_its_kind_and_seed(towers, first, second):
+    model, _ = twin(towers=towers, initial_gap="procrustes")
+    alone = TINY | {"custom_text": True}
+    for tower, (seed, name) in ((model.clip.visual, first), (model.clip.text, second)):
+        expected = getattr(build_model(ModelConfig(name="custom", architecture=alone), seed=seed)[0].clip, name)
+        assert tower.state_dict().keys() == expected.state_dict().keys()
+        assert all(torch.equal(tower.state_dict()[n], tensor) for n, tensor in expected.state_dict().items())
+
+
+def test_the_second_side_is_shifted_then_turned():
+    model, _ = twin(towers="image-image")
+    x, y = features(model, pictures(), pictures())
+    model.clip.shift.copy_(torch.arange(16) / 20)
+    model.clip.rotation.copy_(torch.eye(16).roll(1, dims=1))  # not its own transpose
+    moved = features(model, pictures(), pictures())
+    assert torch.equal(moved[0], x)
+    expected = torch.stack([(y - model.clip.shift)[:, (d + 1) % 16] for d in range(16)], dim=1)
+    torch.testing.assert_close(moved[1], F.normalize(expected, dim=1))
+    once = model.clip.rotation.clone()
+    model.remove_gap(x, x @ once.T, "procrustes")  # what is turned already is turned on
+    torch.testing.assert_close(model.clip.rotation, once.T @ once, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("towers", ["image-image", "image-text", "text-text"])
