@@ -22,16 +22,19 @@ Split = Literal["train", "val", "test"]
 
 def add_embed(parser: ArgumentParser) -> None:
     """What ``gapless caption embed`` takes."""
-    parser.add_argument("model", type=Location, help="A run, an export folder, or an open_clip model name.")
+    parser.add_argument("model", type=Location, help="Run, export folder, or name of an open_clip model.")
     parser.add_argument("--pretrained", type=Location, default=None, help=PRETRAINED)
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument(
-        "--splits", type=list[Split] | None, default=None, help="Splits that are embedded; all that the data have."
+        "--splits",
+        type=list[Split] | None,
+        default=None,
+        help="Splits that are embedded; null for all that the data have.",
     )
     parser.add_argument(
-        "--precision", type=Literal["fp32", "bf16"], default="fp32", help="Of the forward passes: fp32 or bf16."
+        "--precision", type=Literal["fp32", "bf16"], default="fp32", help="Precision of the forward passes."
     )
-    parser.add_argument("--batch_size", type=PositiveInteger, default=256, help="Images or texts of one forward pass.")
+    parser.add_argument("--batch_size", type=PositiveInteger, default=256, help="Images or texts in one forward pass.")
     parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
 
 
@@ -61,9 +64,15 @@ def run_embed(arguments: Any) -> None:
 
 def add_convert(parser: ArgumentParser) -> None:
     """What ``gapless caption convert`` takes."""
-    parser.add_argument("pickle", type=Path, help="Pickled features of the paper's code; never executed.")
-    parser.add_argument("--split", type=Split, default="train", help="train, val or test, of files that do not say it.")
-    parser.add_argument("--modality", type=str, default="image", help="Of what texts describe: image, audio, video.")
+    parser.add_argument(
+        "pickle", type=Path, help="Pickle of features from the paper's code; nothing in it is executed."
+    )
+    parser.add_argument(
+        "--split", type=Split, default="train", help="Split of files that do not name theirs: train, val or test."
+    )
+    parser.add_argument(
+        "--modality", type=str, default="image", help="Modality that the texts describe: image, audio or video."
+    )
     parser.add_argument("--output", type=Path, required=True, help="Folder of the embeddings.")
 
 
@@ -101,14 +110,17 @@ def add_eval(parser: ArgumentParser) -> None:
     needs_caption_extra()
     from gapless.decode.captions.evaluate import CaptionPlan
 
-    parser.add_argument("captioner", type=Path, help="A run of gapless caption train, its export or a checkpoint.")
+    parser.add_argument("captioner", type=Path, help="Run of gapless caption train, its export, or a checkpoint.")
     parser.add_argument(
-        "--checkpoint", type=str, default=None, help="Score a checkpoint of the run: best, latest or step_00000000."
+        "--checkpoint",
+        type=str,
+        default=None,
+        help="Checkpoint of the run that is scored: best, latest or step_00000000.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
     parser.add_class_arguments(CaptionPlan, None)
-    parser.add_argument("--output", type=Path, default=None, help="Folder of results; CAPTIONER/results.")
-    parser.add_argument("--show", type=NonNegativeInteger, default=5, help="Captions that are printed.")
+    parser.add_argument("--output", type=Path, default=None, help="Folder of results; by default CAPTIONER/results.")
+    parser.add_argument("--show", type=NonNegativeInteger, default=5, help="Number of captions that are printed.")
 
 
 def run_eval(arguments: Any) -> None:

@@ -18,7 +18,7 @@ from gapless.config.arguments import Location
 from gapless.errors import ConfigError, DataError
 from gapless.run_folder import RESULTS
 
-PRETRAINED = "Tag or weights file of an open_clip model; none for random weights."
+PRETRAINED = "Tag or file of weights of an open_clip model; none for random weights."
 HEADLINES = {
     "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall", "centroid_distance"),
     "zeroshot_retrieval": ("image_retrieval_recall@1", "text_retrieval_recall@1", "image_retrieval_recall@5"),
@@ -33,21 +33,40 @@ HEADLINES = {
 def add_eval(parser: ArgumentParser) -> None:
     """What ``gapless eval`` takes."""
     parser.add_argument(
-        "model", nargs="?", type=Location, default=None, help="A run, an export folder, or an open_clip model name."
+        "model", nargs="?", type=Location, default=None, help="Run, export folder, or name of an open_clip model."
     )
     parser.add_argument("--pretrained", type=Location, default=None, help=PRETRAINED)
     parser.add_argument(
-        "--checkpoint", type=str, default=None, help="Score a checkpoint of the run: best, latest or step_00000000."
+        "--checkpoint",
+        type=str,
+        default=None,
+        help="Checkpoint of the run that is scored: best, latest or step_00000000.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys.")
     parser.add_class_arguments(EvalPlan, None)
-    parser.add_argument("--output", type=Path, default=None, help="Folder of results; RUN/results, or results.")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="Folder of results; by default RUN/results, or results."
+    )
     parser.add_argument("--no_cache", action="store_true", help="Keep no image features, and read none.")
     parser.add_argument(
-        "--interpolate", type=Location, default=None, help="WiSE-FT: base of a fine-tuned model; --pretrained is its."
+        "--interpolate",
+        type=Location,
+        default=None,
+        help="Base of a fine-tuned model; models between the two are scored (WiSE-FT). Then pretrained is the base's.",
     )
-    parser.add_argument("--alphas", type=str, default="0,0.25,0.5,0.75,1", help="0 is the base, 1 the model.")
-    parser.add_argument("--compare", nargs="+", type=Path, default=None, help="Show results of runs side by side.")
+    parser.add_argument(
+        "--alphas",
+        type=str,
+        default="0,0.25,0.5,0.75,1",
+        help="Positions between the base (0) and the model (1) that interpolate scores.",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        type=Path,
+        default=None,
+        help="Runs whose results are shown side by side; nothing is scored.",
+    )
 
 
 def unused_by_eval(arguments: Any) -> dict[str, str]:

@@ -13,8 +13,10 @@ from gapless.run_folder import CAPTIONER_CONFIG, CHECKPOINTS, CLIP_CONFIG, EXPOR
 def add_export(parser: ArgumentParser) -> None:
     """What ``gapless export`` takes."""
     parser.add_argument("run", type=Path, help="Folder of a run, or of a model in open_clip's format.")
-    parser.add_argument("--checkpoint", type=str, default=LATEST, help="latest, best or step_00000000.")
-    parser.add_argument("--output", type=Path, default=None, help="Export folder; RUN/export if not given.")
+    parser.add_argument(
+        "--checkpoint", type=str, default=LATEST, help="Checkpoint that is exported: latest, best or step_00000000."
+    )
+    parser.add_argument("--output", type=Path, default=None, help="Folder of the export; by default RUN/export.")
 
 
 def run_export(arguments: Any) -> None:

@@ -43,11 +43,24 @@ FIGURES = ("gap.png", "gap.pdf", "map.png", "map.pdf")
 
 
 def add_sources(parser: ArgumentParser) -> None:
-    parser.add_argument("source", nargs="?", type=Path, default=None, help="A run, or a file of arrays image and text.")
-    parser.add_argument("--images", type=Path, default=None, help="Images (N, D): .npy, .npz or .safetensors.")
-    parser.add_argument("--texts", type=Path, default=None, help="Texts (N, D), row i of image i.")
     parser.add_argument(
-        "--rows", type=PositiveInteger | None, default=None, help="Take only so many rows, a random choice."
+        "source",
+        nargs="?",
+        type=Path,
+        default=None,
+        help="Run that kept its embeddings, or file of arrays named image and text.",
+    )
+    parser.add_argument(
+        "--images", type=Path, default=None, help="File of image embeddings (N, D): .npy, .npz or .safetensors."
+    )
+    parser.add_argument(
+        "--texts", type=Path, default=None, help="File of text embeddings (N, D), whose row i belongs to image i."
+    )
+    parser.add_argument(
+        "--rows",
+        type=PositiveInteger | None,
+        default=None,
+        help="Number of rows that are taken, a random choice; null for all.",
     )
     parser.add_argument("--seed", type=Seed, default=0, help="Seed of every random choice.")
 
@@ -69,21 +82,32 @@ def add_gap(parser: ArgumentParser) -> None:
     """What ``gapless gap`` takes."""
     add_sources(parser)
     parser.add_argument(
-        "--gamma", type=FractionAboveZero, default=0.99, help="Share of the variance in the effective dimensions."
+        "--gamma",
+        type=FractionAboveZero,
+        default=0.99,
+        help="Share of the variance that the effective dimensions hold.",
     )
     parser.add_argument(
-        "--definition", type=Literal["paper", "code"], default="paper", help="Of the gap statistics: paper, or code."
+        "--definition",
+        type=Literal["paper", "code"],
+        default="paper",
+        help="Definition of the gap statistics: by the paper's text, or by its code.",
     )
     parser.add_argument(
         "--bootstrap",
         type=NonNegativeInteger,
         default=0,
-        help="Resamples for 95 % intervals of what sums decide; 0 for none.",
+        help="Resamples of the pairs for 95 % intervals of centroid distance, alignment and mean cosines; 0 for none.",
     )
-    parser.add_argument("--before", type=Path, default=None, help="The same before closing, to tell a collapse.")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        default=None,
+        help="Embeddings before the gap was closed, as run or file; with them the verdict can see a collapse.",
+    )
     parser.add_argument("--json", action="store_true", help="Print everything as JSON instead of a table.")
-    parser.add_argument("--output", type=Path, default=None, help="Write everything as JSON.")
-    parser.add_argument("--report", type=Path, default=None, help="Folder for figures: cosines, spectra, map.")
+    parser.add_argument("--output", type=Path, default=None, help="File for everything as JSON.")
+    parser.add_argument("--report", type=Path, default=None, help="Folder for figures: cosines, spectra and a map.")
 
 
 def run_gap(arguments: Any) -> None:
@@ -169,23 +193,33 @@ def add_close(parser: ArgumentParser) -> None:
     """What ``gapless close`` takes."""
     add_sources(parser)
     methods = Literal["mean", "translate", "orthogonal", "approximate", "procrustes", "standardise"]
-    parser.add_argument("--method", type=methods, default="mean", help="How the map is fitted (docs/closing.md).")
+    parser.add_argument("--method", type=methods, default="mean", help="Method that fits the map (docs/closing.md).")
     parser.add_argument(
-        "--alpha", type=FiniteNumber, default=1.0, help="How much of the gap is closed; below 0 widens."
+        "--alpha", type=FiniteNumber, default=1.0, help="Share of the gap that is closed; below 0 it is widened."
     )
     parser.add_argument(
-        "--epsilon", type=NonNegativeNumber, default=0.05, help="approximate: share of the variance that is dropped."
+        "--epsilon",
+        type=NonNegativeNumber,
+        default=0.05,
+        help="Share of the variance that the method approximate drops.",
     )
     parser.add_argument(
-        "--reading", type=Literal["cumulative", "relative", "absolute"], default="cumulative", help="Of epsilon."
+        "--reading",
+        type=Literal["cumulative", "relative", "absolute"],
+        default="cumulative",
+        help="Reading of epsilon in the method approximate (docs/closing.md).",
     )
     parser.add_argument(
-        "--moved", type=Literal["image", "text"], default="text", help="The modality that is retrieved, and moved."
+        "--moved", type=Literal["image", "text"], default="text", help="Modality that is retrieved, and moved."
     )
-    parser.add_argument("--apply", type=Path, default=None, help="Other embeddings that the map is applied to.")
+    parser.add_argument(
+        "--apply", type=Path, default=None, help="Other embeddings that the map is applied to, as run or file."
+    )
     parser.add_argument("--renormalise", action="store_true", help="Give moved rows length 1 again.")
-    parser.add_argument("--output", type=Path, required=True, help="The transform, .safetensors.")
-    parser.add_argument("--moved_output", type=Path, default=None, help="Also write moved embeddings, .safetensors.")
+    parser.add_argument("--output", type=Path, required=True, help="File for the map, .safetensors.")
+    parser.add_argument(
+        "--moved_output", type=Path, default=None, help="File for the moved embeddings, .safetensors; null writes none."
+    )
 
 
 def unused_by_close(arguments: Any) -> dict[str, str]:

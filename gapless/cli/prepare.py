@@ -20,25 +20,41 @@ USED_BY = {
 def add_prepare(parser: ArgumentParser) -> None:
     """What ``gapless prepare`` takes."""
     sources = Literal["emoji", "coco", "folder", "csv", "shards"]
-    parser.add_argument("source", type=sources, help="emoji, coco, folder, csv or shards.")
-    parser.add_argument("--output", type=Path, required=True, help="New folder for the shards, or one to continue.")
+    parser.add_argument("source", type=sources, help="Source of the pairs.")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Folder for the shards: a new one, or one to continue."
+    )
     parser.add_argument("--path", type=Location, default=None, help="Root folder, csv file or shards of the source.")
-    parser.add_argument("--split", type=Literal["train", "val", "test"], default="train", help="train, val or test.")
+    parser.add_argument("--split", type=Literal["train", "val", "test"], default="train", help="Split that is written.")
     parser.add_argument(
-        "--karpathy", type=Location, default=None, help="dataset_coco.json for Karpathy's split of COCO."
+        "--karpathy", type=Location, default=None, help="File dataset_coco.json with Karpathy's split of COCO."
     )
-    parser.add_argument("--csv_image", type=str, default="filepath", help="csv column of the image path.")
-    parser.add_argument("--csv_caption", type=str, default="title", help="csv column of the caption.")
-    parser.add_argument("--csv_separator", type=Separator, default=",", help="csv column separator.")
-    parser.add_argument("--json_caption", type=str, default="caption", help="Key of captions in .json of shards.")
-    parser.add_argument("--all", action="store_true", help="Take every pair of a folder or csv, holding out none.")
     parser.add_argument(
-        "--resize", type=PositiveInteger, default=None, help="Largest length of the shorter side, in pixels."
+        "--csv_image", type=str, default="filepath", help="Column of the csv file with the path of the image."
     )
-    parser.add_argument("--samples_per_shard", type=PositiveInteger, default=5000, help="Pairs of one file.")
-    parser.add_argument("--workers", type=NonNegativeInteger, default=2, help="Decoding processes; 0 for this one.")
+    parser.add_argument("--csv_caption", type=str, default="title", help="Column of the csv file with the caption.")
     parser.add_argument(
-        "--max_bad_fraction", type=ClosedUnitInterval, default=0.01, help="Share of bad samples that is tolerated."
+        "--csv_separator", type=Separator, default=",", help="Character between the columns of the csv file."
+    )
+    parser.add_argument(
+        "--json_caption", type=str, default="caption", help="Key of the caption in the .json members of shards."
+    )
+    parser.add_argument("--all", action="store_true", help="Take every pair of the path, and hold out none.")
+    parser.add_argument(
+        "--resize",
+        type=PositiveInteger,
+        default=None,
+        help="Largest length of an image's shorter side, in pixels; null keeps every size.",
+    )
+    parser.add_argument("--samples_per_shard", type=PositiveInteger, default=5000, help="Pairs in one shard.")
+    parser.add_argument(
+        "--workers", type=NonNegativeInteger, default=2, help="Processes that decode images; 0 decodes in this process."
+    )
+    parser.add_argument(
+        "--max_bad_fraction",
+        type=ClosedUnitInterval,
+        default=0.01,
+        help="Largest share of samples that may be unusable before the command stops.",
     )
 
 

@@ -14,9 +14,14 @@ logger = logging.getLogger(__name__)
 def add_report(parser: ArgumentParser) -> None:
     """What ``gapless report`` takes."""
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="Folders of runs; what is none beside them is named and passed over."
+        "runs", nargs="+", type=Path, help="Folders of runs; other folders among them are named and passed over."
     )
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page; .md and .tex beside it.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="File of the page, .html; its tables are written beside it as .md and .tex.",
+    )
     parser.add_argument("--title", type=str, default=None, help="Title of the page.")
 
 

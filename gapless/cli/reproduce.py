@@ -28,44 +28,66 @@ def add_reproduce(parser: ArgumentParser) -> None:
     parser.add_argument(
         "experiment",
         type=Experiment,
-        help="demo: clip, cua, cuaxu from one start. A paper: contrastive-gap, all of its tables; "
-        "connect-collapse-corrupt, its captioning, or its geometry with --only=geometry; bug-or-feature, its geometry.",
+        help="The demo (clip, cua and cuaxu from one start), or the experiments of one of the three papers.",
     )
     parser.add_argument(
-        "--output", type=Path, default=None, help="Folder of runs and results; runs/EXPERIMENT[-quick]."
+        "--output",
+        type=Path,
+        default=None,
+        help="Folder of runs and results; by default runs/EXPERIMENT or runs/EXPERIMENT-quick.",
     )
-    parser.add_argument("--quick", action="store_true", help="Shorter: one seed, fewer epochs; for a first look.")
+    parser.add_argument("--quick", action="store_true", help="Take one seed and fewer epochs, for a first look.")
     parser.add_argument(
         "--edition",
         type=Literal["emoji", "coco"],
         default="emoji",
-        help="contrastive-gap and captioning: emoji (embedded) or coco.",
+        help="Data of contrastive-gap and of captioning: the embedded emoji, or COCO.",
     )
     parser.add_argument(
-        "--source", type=Path, default=None, help="A run whose space is used; geometry takes embeddings too."
+        "--source",
+        type=Path,
+        default=None,
+        help="Run whose space is used; the geometry experiments also take a file of embeddings.",
     )
     parser.add_argument(
-        "--pretrained", type=Location, default=None, help="captioning: weights of an open_clip model named as source."
+        "--pretrained",
+        type=Location,
+        default=None,
+        help="Tag or file of weights, where the source of captioning is a model of open_clip.",
     )
     parser.add_argument(
         "--only",
         type=Literal["captioning", "geometry"],
         default="captioning",
-        help="connect-collapse-corrupt: captioning or geometry.",
-    )
-    parser.add_argument("--karpathy", type=Location, default=None, help="coco: dataset_coco.json, for captioning.")
-    parser.add_argument("--data_path", type=Location, default=None, help="coco: folder of COCO 2017.")
-    parser.add_argument(
-        "--root", type=Location, default=None, help="coco: folder of zero-shot sets and simat, {dataset}."
+        help="Part of connect-collapse-corrupt that is run.",
     )
     parser.add_argument(
-        "--dimensions", type=list[PositiveInteger], default=[32, 64, 128], help="contrastive-gap: of the grid."
+        "--karpathy",
+        type=Location,
+        default=None,
+        help="File dataset_coco.json with Karpathy's split, for captioning on COCO.",
+    )
+    parser.add_argument("--data_path", type=Location, default=None, help="Folder of COCO 2017, for the edition coco.")
+    parser.add_argument(
+        "--root",
+        type=Location,
+        default=None,
+        help="Folder of the zero-shot sets and simat, for contrastive-gap on COCO; {dataset} in it becomes each name.",
     )
     parser.add_argument(
-        "--jobs", type=PositiveInteger, default=None, help="contrastive-gap: runs at a time; null for one on each GPU."
+        "--dimensions",
+        type=list[PositiveInteger],
+        default=[32, 64, 128],
+        help="Dimensions in the grid of contrastive-gap.",
     )
     parser.add_argument(
-        "--allow_missing", action="store_true", help="contrastive-gap: exit 0 although runs of the grid failed."
+        "--jobs",
+        type=PositiveInteger,
+        default=None,
+        help="Number of runs of contrastive-gap at a time; null for one on each GPU.",
+    )
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="Exit with code 0 although runs of contrastive-gap failed."
     )
 
 

@@ -22,42 +22,62 @@ def add_robustness(parser: ArgumentParser) -> None:
         "--labels",
         type=Path,
         default=None,
-        help="The right candidate's row of each query, integers (N,), .npy; null takes row i for query i.",
+        help="File (.npy) of integers (N,), the row of each query's right candidate; null takes row i for query i.",
     )
     parser.add_argument(
         "--retrieved",
         type=Literal["image", "text"],
         default="text",
-        help="The modality that is searched, moved and noisy.",
+        help="Modality that is searched, moved and noisy.",
     )
     parser.add_argument(
         "--method",
         type=Literal["orthogonal", "approximate", "translate"],
         default="orthogonal",
-        help="How the gap is closed (docs/closing.md).",
+        help="Method that closes the gap (docs/closing.md).",
     )
     parser.add_argument(
-        "--epsilon", type=NonNegativeNumber, default=0.05, help="approximate: share of the variance that is dropped."
+        "--epsilon",
+        type=NonNegativeNumber,
+        default=0.05,
+        help="Share of the variance that the method approximate drops.",
     )
     parser.add_argument(
-        "--alphas", type=list[FiniteNumber], default=[0.0, 0.25, 0.5, 0.75, 1.0], help="How far it is moved."
+        "--alphas",
+        type=list[FiniteNumber],
+        default=[0.0, 0.25, 0.5, 0.75, 1.0],
+        help="Shares of the gap that are closed, one point of a curve each.",
     )
     parser.add_argument(
-        "--sigmas", type=list[NonNegativeNumber], default=[0.025], help="Deviations of a component of the noise."
+        "--sigmas",
+        type=list[NonNegativeNumber],
+        default=[0.025],
+        help="Standard deviations of each component of the noise.",
     )
     families = Literal["gaussian", "uniform", "laplace", "rademacher", "student"]
-    parser.add_argument("--noise", type=list[families], default=["gaussian"], help="Families of the noise.")
+    parser.add_argument("--noise", type=list[families], default=["gaussian"], help="Families of noise.")
     parser.add_argument(
-        "--levels", type=list[AtLeastTwo], default=[], help="Also quantisation to so many levels on [-3, 3]."
+        "--levels",
+        type=list[AtLeastTwo],
+        default=[],
+        help="Numbers of levels on [-3, 3] that components are quantised to, each a curve of its own.",
     )
     parser.add_argument(
-        "--codes", type=list[Literal["int8", "binary"]], default=[], help="Also codes of vector indexes."
+        "--codes",
+        type=list[Literal["int8", "binary"]],
+        default=[],
+        help="Codes of vector indexes in place of the components, each a curve of its own.",
     )
-    parser.add_argument("--draws", type=PositiveInteger, default=100, help="Draws of the noise.")
+    parser.add_argument("--draws", type=PositiveInteger, default=100, help="Number of draws of the noise.")
     parser.add_argument(
-        "--mode", type=Literal["l2", "cosine"], default="l2", help="l2, or cosine with moved rows of length 1."
+        "--mode",
+        type=Literal["l2", "cosine"],
+        default="l2",
+        help="Nearness by distance (l2), or by cosine with moved rows of length 1.",
     )
-    parser.add_argument("--output", type=Path, default=None, help="Write the curves as JSON, and a figure beside it.")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="File for the curves as JSON; a figure is drawn beside it."
+    )
 
 
 def unused_by_robustness(arguments: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def add_run_arguments(parser: ArgumentParser, kind: type) -> None:
     """Arguments of a verb that trains what a dataclass describes."""
-    parser.add_argument("--fresh", action="store_true", help="Start anew beside an existing run of that name.")
+    parser.add_argument("--fresh", action="store_true", help="Begin a new run beside the one that has this name.")
     parser.add_argument(
         "--resume",
         type=str,
@@ -24,7 +24,9 @@ def add_run_arguments(parser: ArgumentParser, kind: type) -> None:
 
 def add_config_arguments(parser: ArgumentParser, kind: type) -> None:
     """The keys of a configuration, from files and from the command line."""
-    parser.add_argument("--config", action="config", help="YAML file; several are laid over each other in order.")
+    parser.add_argument(
+        "--config", action="config", help="YAML file of the configuration; several are laid over each other in order."
+    )
     add_keys(parser, kind)
 
 

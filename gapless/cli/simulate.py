@@ -14,9 +14,11 @@ from gapless.run_folder import check_file, write_text
 
 def add_simulate(parser: ArgumentParser) -> None:
     """What ``gapless simulate`` takes."""
-    parser.add_argument("names", nargs="*", type=str, help="Simulations; none lists them, all runs all.")
-    parser.add_argument("--small", action="store_true", help="Settings of seconds, for a first look.")
-    parser.add_argument("--output", type=Path, default=Path("runs/simulate"), help="Folder of figures and JSON.")
+    parser.add_argument(
+        "names", nargs="*", type=str, help="Simulations to run, or all; without a name they are listed."
+    )
+    parser.add_argument("--small", action="store_true", help="Take settings that need seconds, for a first look.")
+    parser.add_argument("--output", type=Path, default=Path("runs/simulate"), help="Folder of figures and JSON files.")
 
 
 def unused_by_simulate(arguments: Any) -> dict[str, str]:

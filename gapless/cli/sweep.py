@@ -10,14 +10,19 @@ from gapless.config.arguments import PositiveInteger, Seed
 
 def add_sweep(parser: ArgumentParser) -> None:
     """What ``gapless sweep`` takes."""
-    parser.add_argument("file", type=Path, help="A sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
-    parser.add_argument("--jobs", type=PositiveInteger, default=1, help="Runs at a time.")
+    parser.add_argument("file", type=Path, help="Sweep file of wandb, such as configs/sweeps/emoji-grid.yaml.")
+    parser.add_argument("--jobs", type=PositiveInteger, default=1, help="Number of runs at a time.")
     parser.add_argument(
-        "--count", type=PositiveInteger | None, default=None, help="Runs in all, in place of the file's run_cap."
+        "--count",
+        type=PositiveInteger | None,
+        default=None,
+        help="Number of runs in all, in place of the file's run_cap.",
     )
-    parser.add_argument("--record", type=Path, default=None, help="File that remembers them; runs/NAME.sweep.json.")
-    parser.add_argument("--seed", type=Seed, default=0, help="Of the draws of random and bayes.")
-    parser.add_argument("--allow_missing", action="store_true", help="Exit 0 although runs failed.")
+    parser.add_argument(
+        "--record", type=Path, default=None, help="File that remembers the runs; by default runs/NAME.sweep.json."
+    )
+    parser.add_argument("--seed", type=Seed, default=0, help="Seed of the draws in the methods random and bayes.")
+    parser.add_argument("--allow_missing", action="store_true", help="Exit with code 0 although runs failed.")
 
 
 def run_sweep(arguments: Any) -> None:

@@ -43,16 +43,19 @@ VERBS = {
     "train": Verb("train or fine-tune, or continue an interrupted run", add_train, run_train, continues=True),
     "doctor": Verb("check a configuration, its data and this machine, and train nothing", add_doctor, run_doctor),
     "eval": Verb("score a model: retrieval, zero-shot, gap, arithmetic", add_eval, run_eval, unused=unused_by_eval),
-    "gap": Verb("every measure of the gap between two sets of embeddings", add_gap, run_gap),
+    "gap": Verb("measure the gap between two sets of embeddings", add_gap, run_gap),
     "close": Verb("fit a map that closes the gap, and apply it", add_close, run_close, unused=unused_by_close),
     "robustness": Verb(
-        "nearest neighbours under noise, the gap closed", add_robustness, run_robustness, unused=unused_by_robustness
+        "measure nearest neighbours under noise while the gap is closed",
+        add_robustness,
+        run_robustness,
+        unused=unused_by_robustness,
     ),
     "simulate": Verb(
-        "the papers' simulations of how gaps arise", add_simulate, run_simulate, unused=unused_by_simulate
+        "run the papers' simulations of how gaps arise", add_simulate, run_simulate, unused=unused_by_simulate
     ),
     "caption embed": Verb("embed a data set for captioners", add_embed, run_embed, unused=unused_by_embed),
-    "caption convert": Verb("embeddings from pickles of other code", add_convert, run_convert),
+    "caption convert": Verb("convert pickled features of other code", add_convert, run_convert),
     "caption train": Verb("train a captioner on one modality", add_caption_train, run_caption_train, continues=True),
     "caption eval": Verb("caption another modality, and score it", add_caption_eval, run_caption_eval),
     "prepare": Verb(
@@ -89,8 +92,12 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
 
 @cache
 def parser_of(verb: str) -> ArgumentParser:
+    purpose = VERBS[verb].purpose
     parser = ArgumentParser(
-        prog=f"gapless {verb}", description=f"{VERBS[verb].purpose}.", exit_on_error=False, allow_abbrev=False
+        prog=f"gapless {verb}",
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     VERBS[verb].add_arguments(parser)
     return parser

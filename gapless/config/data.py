@@ -51,7 +51,7 @@ class DataConfig:
     val_path: Location | None = None
     """Validation data of the same kind (shards, folder, csv); null holds out val_fraction of path."""
     val_fraction: OpenUnitInterval = 0.1
-    """Share of pairs held out, by a hash of their key, where there is neither an own split nor val_path."""
+    """Share of pairs that is held out, by a hash of their key, without val_path and a split of the source's own."""
     karpathy: Location | None = None
     """Karpathy's dataset_coco.json for its split of COCO; null takes train2017 and val2017."""
     csv_image: str = "filepath"
@@ -63,18 +63,18 @@ class DataConfig:
     json_caption: str = "caption"
     """Key of the caption, or of a list of them, in the .json members of shards that have no .txt (img2dataset)."""
     second_image: Literal["same", "openmoji"] = "same"
-    """The other picture of a pair where model.towers is image-image: the same one, or OpenMoji's drawing of the same
-    concept (emoji only, needs the extra openmoji)."""
+    """Other picture of a pair where model.towers is image-image: the same one, or OpenMoji's drawing of the concept.
+    The drawing is for emoji only and needs the extra openmoji."""
     mismatched: ClosedUnitInterval = 0.0
-    """Share of the training pairs whose captions are exchanged among each other, a control."""
+    """Share of the training pairs whose captions are exchanged among each other, as a control."""
     captions: str = "first"
-    """Caption of a training pair: first or random (of those not blank), index:K, or all (one pair for each)."""
+    """Caption of a training pair: first or random of those that are not blank, index:K, or all (one pair for each)."""
     val_captions: str = "first"
-    """Caption of a validation pair: first (that is not blank) or index:K."""
+    """Caption of a validation pair: first (the first that is not blank) or index:K."""
     train_samples: AtLeastTwo | None = None
     """Use only this many training pairs, a random subset fixed by the seed; null for all."""
     val_samples: AtLeastTwo | None = None
-    """Use only the first so many validation pairs; null for all."""
+    """Use only this many validation pairs, the first ones; null for all."""
     batch_size: AtLeastTwo = 64
     """Pairs in a global batch, over all processes together."""
     drop_last: bool = True
@@ -94,9 +94,9 @@ class DataConfig:
     max_pixels: PositiveInteger = 25_000_000
     """Images with more pixels in their header are skipped before decoding."""
     max_bad_fraction: ClosedUnitInterval = 0.01
-    """Stop when more than this share of the samples seen could not be used."""
+    """Largest share of the samples seen that may be unusable before the run stops."""
     timeout: PositiveNumber = 60.0
-    """Seconds that a server of remote shards, or the command of a 'pipe:' address, may be silent; then its shard counts
+    """Seconds that a server of remote shards, or the command of a 'pipe:' address, may be silent. Then its shard counts
     as lost."""
     allow_pipe: bool = False
     """Allow 'pipe:' shard addresses, which run shell commands."""

@@ -26,43 +26,47 @@ class EvalPlan:
     """What a model is scored at, and how."""
 
     datasets: list[str] = field(default_factory=lambda: ["emoji"])
-    """emoji, val (a run's own validation set), pairs (--data), simat, aokvqa, winoground, sugar_crepe/NAME,
-    imagefolder, wds/NAME, paper (the contrastive-gap paper's five), or any data set of clip_benchmark."""
+    """Data sets to score: emoji, val (the run's own), pairs (the keys under data), simat, aokvqa, winoground,
+    sugar_crepe/NAME, imagefolder, wds/NAME, or any of clip_benchmark. paper stands for the contrastive-gap paper's
+    five."""
     tasks: list[EvalTask] = field(default_factory=lambda: ["zero_shot", "retrieval", "gap", "arithmetic"])
-    """What is scored where a data set allows it; besides those: linear_probe, intra_modal (retrieval of images among
-    images and texts among texts), mixed (retrieval among images and texts), clustering (of both together), robustness
-    (of classes and choices to noise and other words, with the gap open and closed)."""
+    """Tasks that are scored where a data set allows it. intra_modal retrieves images among images and texts among
+    texts, mixed among both; clustering groups both together. robustness adds noise, and other words to choices, with
+    the gap open and closed."""
     root: Location | None = None
-    """Folder of the data sets; {dataset} in it becomes the name, with - for /."""
+    """Folder of the data sets; {dataset} in it becomes the name of each, with - for /."""
     split: str | None = None
-    """Split to score; null takes test, and val of --data."""
+    """Split that is scored; null takes test, and val of the data set pairs."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The pairs that the data set named pairs stands for."""
+    """Pairs that the data set named pairs stands for."""
     captions: Literal["all", "first"] = "all"
-    """Captions of an image in retrieval: all (any may be found) or first (the contrastive-gap paper's protocol)."""
+    """Captions of an image that count in retrieval: all, any of which may be retrieved, or first (the contrastive-gap
+    paper's protocol)."""
     folds: PositiveInteger = 1
-    """Parts that retrieval is scored on one by one and averaged: 5 for COCO's 1K protocol, in the order of the data."""
+    """Parts of the data, in their order, that retrieval is scored on one by one and averaged over; 5 is COCO's 1K
+    protocol."""
     prompts: Literal["own", "fahim2024"] = "own"
-    """Class names of zero-shot: own, or as the contrastive-gap paper's code wrote them (ImageNet's synonyms as tuples,
-    'photo of' before those of dtd and caltech101), for comparison with its numbers only."""
+    """Class names of zero-shot: own, or as the contrastive-gap paper's code wrote them, for comparison with its numbers
+    only. Its ImageNet names are tuples of synonyms; 'photo of' stands before those of dtd and caltech101."""
     lambdas: list[FiniteNumber] = field(default_factory=lambda: [1.0])
     """Strengths of the edits in simat and emoji arithmetic."""
     noise: NonNegativeNumber = 0.025
-    """Deviation of a component of the Gaussian noise of robustness."""
+    """Standard deviation of each component of the Gaussian noise in the task robustness."""
     draws: PositiveInteger = 100
-    """Draws of that noise, and of other words for the choices of aokvqa (each embeds all of them anew)."""
+    """Draws of the noise in the task robustness, and of other words for the choices of aokvqa, which each draw embeds
+    anew."""
     heads: Path | None = None
-    """Linear heads for simat, safetensors with image.weight, image.bias, text.weight, text.bias."""
+    """Linear heads for simat: a safetensors file with image.weight, image.bias, text.weight and text.bias."""
     transform: Path | None = None
-    """Map of gapless close that moves images and texts (then of length 1 again) before they are scored; null takes
-    transform.safetensors of the export folder, if it carries one."""
+    """Map of gapless close that moves images and texts before they are scored; moved rows get length 1 again. Null
+    takes transform.safetensors of the export folder, if there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward passes."""
     batch_size: PositiveInteger = 256
     """Images or texts of one forward pass in a process."""
     workers: NonNegativeInteger = 2
-    """Loader processes of each process."""
+    """Loader processes for each process."""
     max_bad_fraction: ClosedUnitInterval = 0.01
-    """Stop when more than this share of a data set's images cannot be used."""
+    """Largest share of a data set's images that may be unusable before the evaluation stops."""
     download: bool = False
     """Let torchvision fetch data sets that are missing."""

@@ -41,29 +41,31 @@ class ModelConfig:
     """Which CLIP, from where, and which parts of it are trained."""
 
     name: Location = "ViT-B-32-quickgelu"
-    """open_clip model name, 'local-dir:FOLDER', 'hf-hub:ORG/REPO', or 'custom' with architecture."""
+    """Name of a model of open_clip, 'local-dir:FOLDER', 'hf-hub:ORG/REPO', or 'custom' with architecture."""
     pretrained: Location | None = None
-    """open_clip pretrained tag or weights file (safetensors, torch.save, OpenAI's); null starts from scratch, or from
-    the folder's weights. none starts from scratch without the base weights of a text tower of transformers, too."""
+    """Tag of open_clip or file of weights (safetensors, torch.save or OpenAI's). Null starts from scratch, or from the
+    weights of the folder. The word none starts from scratch and also leaves out the base weights of a text tower of
+    transformers."""
     architecture: dict[str, Any] | None = None
-    """open_clip model_cfg (embed_dim, vision_cfg, text_cfg, quick_gelu) when name is custom."""
+    """Sizes of a model named custom, as open_clip's model_cfg: embed_dim, vision_cfg, text_cfg, quick_gelu."""
     embed_dim: PositiveInteger | None = None
-    """Dimension of the shared space. With weights, both projections are re-initialised; null keeps them."""
+    """Dimension of the shared space, for which both projections of a pretrained model start anew; null keeps them."""
     towers: Literal["image-text", "image-image", "text-text"] = "image-text"
-    """What the two towers encode. image-image and text-text are the identical-encoder ablations: two towers of one
-    architecture with different seeds, and pairs of the same image or caption twice."""
+    """Inputs of the two towers. image-image and text-text are the identical-encoder ablations: two towers of one
+    architecture and different seeds get the same image or caption."""
     shared_tower: bool = False
-    """One tower for both sides of image-image or text-text."""
+    """Use one tower for both sides of image-image or text-text."""
     initial_gap: Literal["keep", "procrustes", "translate"] = "keep"
-    """What is done, once and before training, about the gap between the towers: an orthogonal map of the second
-    tower's features onto the first's, or a shift by the difference of their means."""
+    """Removal of the gap between the towers, once and before training. procrustes rotates the second tower's features
+    onto the first's; translate shifts them by the difference of the means."""
     temperature: PositiveNumber | Ramp | None = None
-    """Softmax temperature, 1 / logit_scale; null keeps the model's own. A schedule {from: 0.01, to: 0.05, end: 1}
-    (start, end: fraction of the run up to 1, a step above; shape: linear or cosine) needs it not to be learnable."""
+    """Softmax temperature, 1 / logit_scale; null keeps the model's own. A schedule such as {from: 0.01, to: 0.05,
+    start: 0, end: 1, shape: linear} is linear or cosine, and needs learnable_temperature=false. Its start and end
+    are fractions of the run up to 1, and steps above."""
     learnable_temperature: bool = True
-    """Learn the temperature, logit_scale clamped to [1, 100]."""
+    """Learn the temperature, with logit_scale clamped to [1, 100]."""
     temperature_form: Literal["exp", "softplus"] = "exp"
-    """Function of the learned number that gives logit_scale; softplus changes it more slowly where it is large."""
+    """Function that turns the learned number into logit_scale; softplus changes it more slowly where it is large."""
     lock_image: bool = False
     """Freeze the image tower."""
     lock_image_unlocked_groups: NonNegativeInteger = 0
@@ -86,21 +88,24 @@ class LossConfig:
     """The objective: a weighted sum of terms over the global batch."""
 
     preset: Literal["clip", "cua", "cuaxu", "siglip", "none"] = "clip"
-    """clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip (its paper starts at
-    model.temperature=0.1); none starts empty."""
+    """Terms to begin with: clip; cua = clip + uniform + align; cuaxu = cua + cross_uniform; siglip; or none. SigLIP's
+    paper starts at model.temperature=0.1."""
     terms: dict[str, FiniteNumber | Ramp] = field(default_factory=dict)
-    """Weights by term over the preset: {terms}, package.module:function.
-    A weight may be a schedule, as model.temperature."""
+    """Weights of terms, laid over the preset: clip, uniform, cross_uniform, align, centroid, centroid_uniform,
+    cross_attract, siglip, siglip_relative, simclr, cyclip, cyclip_in_modal, cyclip_cross_modal, koleo,
+    package.module:function. A weight may be a schedule, as model.temperature."""
     uniform_t: PositiveNumber = 2.0
-    """t of exp(-t |x - y|^2) in the uniformity terms."""
+    """Factor t of exp(-t |x - y|^2) in the uniformity terms."""
     align_alpha: PositiveNumber = 2.0
-    """Power of the distance in align."""
+    """Power of the distance in the term align."""
     hardness: NonNegativeNumber = 0.0
-    """How much clip's negatives are weighted by how hard they are; 0 not at all."""
+    """Exponent with which clip weights negatives by their similarity, so that similar ones count more; 0 weights all
+    alike."""
     duplicates: Literal["ignore", "mask"] = "ignore"
     """Whether pairs of a batch with the same image or caption repel each other (ignore, the papers) or not (mask)."""
     implementation: Literal["auto", "plain", "tiled"] = "auto"
-    """plain: N x N matrices. tiled: memory grows with N, and processes share the work. auto: by size."""
+    """Computation of the terms. plain holds N x N matrices; in tiled, memory grows with N and processes share the work;
+    auto chooses by size."""
 
 
 @dataclass
@@ -120,9 +125,9 @@ class OptimConfig:
     decay_all: bool = False
     """Also decay biases, norms and the temperature (as the contrastive-gap paper does)."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """Learning rate after the warm-up; cosine and linear end at zero."""
+    """Course of the learning rate after the warm-up; cosine and linear end at zero."""
     warmup_steps: NonNegativeInteger = 0
-    """Steps of linear warm-up, counted in optimiser steps whatever the number of processes."""
+    """Steps of linear warm-up, counted in steps of the optimiser whatever the number of processes."""
     grad_clip: PositiveNumber | None = None
     """Largest gradient norm; null for no clipping."""
     ema_decay: OpenUnitInterval | None = None
@@ -136,16 +141,16 @@ class TrainConfig:
     epochs: PositiveInteger = 9
     """Passes over the training pairs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Mixed precision; auto takes what accelerate was launched with."""
+    """Mixed precision of training; auto takes the precision that accelerate was launched with."""
     micro_batch_size: PositiveInteger | None = None
-    """Pairs of one forward pass in a process; the contrastive batch stays whole. Null for one pass."""
+    """Pairs of one forward pass in a process; null for one pass. The contrastive batch stays whole."""
     compile: bool = False
     """Compile the towers with torch.compile; pays off after some hundred steps."""
     log_every: PositiveInteger = 10
-    """Steps between two logged training lines; the values are those of that step."""
+    """Steps between two training lines in the log; a line has the values of its own step."""
     timeout: PositiveNumber = 600
-    """Seconds in which every process must take part in what all do together, a download by one of them included; then
-    the run ends with exit code 5. A process that is stopped or hangs is found so."""
+    """Seconds that processes wait for each other; then the run ends with exit code 5, as when one of them hangs. The
+    time includes a download by one of them."""
 
 
 @dataclass
@@ -155,18 +160,18 @@ class EvalConfig:
     every_epochs: PositiveInteger = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     split: Literal["val", "train", "test"] = "val"
-    """Pairs that are evaluated; train for experiments that ask what the training pairs came to."""
+    """Pairs that are evaluated; train is for experiments on the training pairs themselves."""
     keep_embeddings: list[int] = field(default_factory=lambda: [0, -1])
-    """Epochs after which the evaluated embeddings are kept in RUN/embeddings, 0 before the first step, -1 the last;
-    each takes 8 bytes times pairs times dimensions. Reports draw maps from them."""
+    """Epochs after which the evaluated embeddings are kept in RUN/embeddings: 0 is before the first step, -1 the last.
+    Each takes 8 bytes times pairs times dimensions. Reports draw maps from them."""
     batch_size: PositiveInteger = 256
     """Pairs of one forward pass in a process."""
     zero_shot: bool = True
-    """Classify validation images where the source has classes (emoji)."""
+    """Classify validation images, where the source has classes (emoji)."""
     datasets: list[str] = field(default_factory=list)
-    """Further data sets to score each time, named as for gapless eval: cifar10, wds/NAME, simat ..."""
+    """Further data sets to score each time, named as for gapless eval, such as cifar10, wds/NAME or simat."""
     root: Location | None = None
-    """Folder of those; {dataset} in it becomes the name, with - for /."""
+    """Folder of the further data sets; {dataset} in it becomes the name of each, with - for /."""
 
 
 @dataclass
@@ -180,11 +185,11 @@ class CheckpointConfig:
     every_epochs: PositiveInteger = 1
     """Epochs between checkpoints; the end of the run is always saved."""
     keep_last: PositiveInteger = 2
-    """Newest checkpoints kept; the best one is kept beside them."""
+    """Number of newest checkpoints that are kept; the best one is kept beside them."""
     best_metric: str = "val/image_retrieval_recall@1"
-    """Logged metric that names the best checkpoint."""
+    """Logged metric that decides which checkpoint is the best."""
     best_mode: Literal["max", "min"] = "max"
-    """Whether the best is the largest or the smallest."""
+    """Whether the largest (max) or the smallest (min) value is the best."""
 
 
 @dataclass
@@ -192,11 +197,11 @@ class TrackingConfig:
     """Trackers beside metrics.jsonl, which is always written."""
 
     to: list[Literal["wandb", "tensorboard"]] = field(default_factory=list)
-    """Any of wandb, tensorboard."""
+    """Trackers that get the metrics too: any of wandb and tensorboard."""
     project: str = "gapless"
-    """wandb project."""
+    """Project in wandb."""
     tags: list[str] = field(default_factory=list)
-    """wandb tags."""
+    """Tags in wandb."""
 
 
 @dataclass
@@ -204,7 +209,7 @@ class Config:
     """One training run."""
 
     name: str = "run"
-    """Folder of the run under output; {hash} becomes eight characters of the config, for sweeps."""
+    """Folder of the run under output; {hash} becomes eight characters of the configuration, for sweeps."""
     output: Location = "runs"
     """Folder of all runs."""
     seed: Seed = 42

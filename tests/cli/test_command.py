@@ -70,9 +70,8 @@ def test_unknown_keys_of_a_file(tmp_path):
     assert told.count("\n") == 1
 
 
-def test_help_names_every_verb_and_key(capsys):
-    assert all(verb in overview() for verb in VERBS)
-    assert "exit codes" in run("--help")
+def test_help_has_every_key():
+    assert run("--help") == f"{overview()}\n"
     told = run("train", "--help")
     for words in ("--data.batch_size", "Pairs in a global batch", "--loss.terms", "--optim.ema_decay"):
         assert words in told

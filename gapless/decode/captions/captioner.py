@@ -45,13 +45,14 @@ class Decoding:
     """How captions are searched for."""
 
     strategy: Strategy = "greedy"
-    """The likeliest token each time, the likeliest of some whole captions, or drawn at random."""
+    """Search for a caption: greedy takes the likeliest token each time, beam the likeliest of several captions, nucleus
+    draws tokens at random."""
     beams: PositiveInteger = 5
-    """Of beam."""
+    """Captions that the strategy beam follows at once."""
     top_p: FractionAboveZero = 0.9
-    """Of nucleus: the likeliest tokens that hold this probability together are drawn from."""
+    """Probability that the likeliest tokens hold together, from which the strategy nucleus draws."""
     max_tokens: PositiveInteger = 40
-    """Longest caption."""
+    """Largest number of tokens of a caption."""
     batch_size: PositiveInteger = 256
     """Captions that are decoded at once."""
 

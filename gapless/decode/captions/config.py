@@ -24,15 +24,15 @@ class FeaturesConfig:
     """Which embeddings and captions are learned from."""
 
     path: Location = ""
-    """Folder of embeddings, of gapless caption embed or of your own (docs/caption.md)."""
+    """Folder of embeddings, written by gapless caption embed or by your own code (docs/caption.md)."""
     modality: str = "text"
-    """Modality that is learned from: text reconstructs texts and opens nothing else, image learns from pairs."""
+    """Modality to learn from: text reconstructs texts and opens no other file, image learns from pairs."""
     fraction: FractionAboveZero = 1.0
-    """Share of the ids that is used, a random subset fixed by the seed, at least one."""
+    """Share of the ids to learn from, at least one id: a random subset fixed by the seed."""
     batch_size: PositiveInteger = 40
     """Captions in a global batch, over all processes together."""
     max_tokens: AtLeastTwo = 40
-    """Longer captions are cut to so many tokens, and counted."""
+    """Largest number of tokens of a caption; longer captions are cut, and counted."""
 
 
 @dataclass
@@ -40,14 +40,14 @@ class PrepareConfig:
     """Collapse and corrupt (connect-collapse-corrupt, Algorithm 1)."""
 
     collapse: bool = True
-    """Subtract each modality's training mean."""
+    """Subtract the training mean of each modality."""
     noise: NonNegativeNumber = 0.1265
     """Standard deviation of each component of the Gaussian noise in training; 0 for none."""
     span_of: tuple[str, str] | None = None
-    """Two modalities, such as [image, text]: no noise along the difference of their means. Null for noise in all
+    """Two modalities, such as [image, text], along whose difference of means there is no noise. Null adds noise in all
     directions."""
     renormalise: bool = True
-    """Length 1 again at the end, as the paper's code does and its text does not say."""
+    """Give vectors length 1 again at the end, as the paper's code does and its text does not say."""
 
 
 @dataclass
@@ -55,22 +55,23 @@ class DecoderConfig:
     """The mapper and the language model."""
 
     start: Location | None = None
-    """Run or export of a captioner to continue from, with its mapper, tokens and architecture; what follows is then
-    not used, but for frozen."""
+    """Run or export of a captioner to continue from, with its mapper, tokens and architecture. The keys below are then
+    not used, except frozen."""
     name: Location | None = None
-    """GPT-2 of Hugging Face by name or folder; null starts from scratch."""
+    """GPT-2 of Hugging Face, by name or folder; null starts from scratch."""
     architecture: dict[str, int | FiniteNumber] = field(
         default_factory=lambda: {"n_layer": 4, "n_head": 4, "n_embd": 128}
     )
-    """GPT-2's sizes from scratch, and if wanted its attn_pdrop, embd_pdrop and resid_pdrop."""
+    """Sizes of a GPT-2 from scratch; attn_pdrop, embd_pdrop and resid_pdrop may stand beside them."""
     vocab_size: VocabularySize = 1500
-    """Byte-pair tokens that are learned from the training captions, from scratch."""
+    """Byte-pair tokens that a GPT-2 from scratch learns from the training captions."""
     mapper: Literal["mlp", "transformer"] = "mlp"
-    """What turns an embedding into a prefix: one hidden layer, or a transformer over learned positions (ClipCap)."""
+    """Network that turns an embedding into a prefix: one hidden layer (mlp), or a transformer over learned positions
+    (ClipCap)."""
     prefix_length: PositiveInteger = 10
-    """Embeddings of the prefix."""
+    """Number of embeddings in the prefix."""
     frozen: bool = False
-    """Train the mapper alone."""
+    """Train the mapper alone, and leave the language model as it is."""
 
 
 @dataclass
@@ -88,7 +89,7 @@ class CaptionConfig:
     """One training run of a captioner."""
 
     name: str = "caption"
-    """Folder of the run under output; {hash} becomes eight characters of the config, for sweeps."""
+    """Folder of the run under output; {hash} becomes eight characters of the configuration, for sweeps."""
     output: Location = "runs"
     """Folder of all runs."""
     seed: Seed = 42

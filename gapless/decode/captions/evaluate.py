@@ -37,22 +37,22 @@ class CaptionPlan:
     modality: str = "image"
     """Modality that is captioned."""
     split: str = "test"
-    """Split that is captioned: val or test, or train."""
+    """Split that is captioned: test, val or train."""
     ids: list[str | int] | None = None
     """Caption only these ids; null for all."""
     decoding: Decoding = field(default_factory=Decoding)
     """How captions are searched for."""
     seed: Seed = 0
-    """Of nucleus sampling."""
+    """Seed of nucleus sampling."""
     shift: FiniteNumber = 0.0
-    """Length of a constant vector, orthogonal to where the embeddings vary, that is added to them: the gap-distance
-    test."""
+    """Length of a constant vector that is added to the embeddings, orthogonal to where they vary (the gap-distance
+    test)."""
     tokenizer: TokenizerName = "auto"
-    """Of the scores: ptb (Java), simple, or auto."""
+    """Tokeniser of the scores: ptb (needs Java), simple, or auto."""
     clip: str | None = None
-    """Run, export or open_clip model of the space, for CLIPScore; null leaves it out."""
+    """Run, export or open_clip model of the space, for CLIPScore; null leaves CLIPScore out."""
     clip_pretrained: str | None = None
-    """Tag or weights file of an open_clip model; none for random weights."""
+    """Tag or file of weights where clip names a model of open_clip; none for random weights."""
 
 
 def check_plan(plan: CaptionPlan) -> None:
