@@ -84,7 +84,7 @@ def convert_pickle(path: Path, split: str, folder: Path, modality: str = "image"
         parts = _coco(tree, split, modality) if isinstance(tree, dict) else _paired(tree, modality)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path} is neither of the two known forms ({error!r})") from None
-    if not any(ids for ids, _, _ in parts.values()):
+    if not any(keys for keys, _, _ in parts.values()):
         raise DataError(f"{path} holds no embeddings")
     for name, part in parts:
         if not NAME.fullmatch(f"{name}_{part}.npz"):
@@ -92,19 +92,19 @@ def convert_pickle(path: Path, split: str, folder: Path, modality: str = "image"
                 f"{path}: {name}_{part} cannot be stored, "
                 "a modality is a word of small letters, a split train, val or test"
             )
-    stacked = {key: _stack(path, key, ids, rows) for key, (ids, rows, _) in parts.items()}
+    stacked = {key: _stack(path, key, keys, rows) for key, (keys, rows, _) in parts.items()}
 
     def is_replaced(old: Path) -> bool:
         match = NAME.fullmatch(old.name)
         return match is not None and (match[1], match[2]) in parts and old.suffix == ".safetensors"
 
     with rewritten(folder, is_replaced) as place:
-        for (name, part), (ids, _, captions) in parts.items():
-            save_features(place, name, part, ids, stacked[name, part], captions)
+        for (name, part), (keys, _, captions) in parts.items():
+            save_features(place, name, part, keys, stacked[name, part], captions)
             if part == "train":
                 mean = torch.nn.functional.normalize(stacked[name, part], dim=1).mean(dim=0)
                 save_means(place, {name: mean})
-    return {f"{name}_{part}": len(ids) for (name, part), (ids, _, _) in parts.items()}
+    return {f"{name}_{part}": len(keys) for (name, part), (keys, _, _) in parts.items()}
 
 
 Part = tuple[list[str], list[Any], list[str] | None]
@@ -113,49 +113,49 @@ Part = tuple[list[str], list[Any], list[str] | None]
 def _coco(tree: dict[str, Any], split: str, modality: str) -> dict[tuple[str, str], Part]:
     images, texts = tree["images"], tree["captions"].values()
     return {
-        (modality, split): ([str(k) for k in images], [each["embed"] for each in images.values()], None),
+        (modality, split): ([str(k) for k in images], [image["embed"] for image in images.values()], None),
         ("text", split): (
-            [str(each["img_id"]) for each in texts],
-            [each["embed"] for each in texts],
-            [str(each["caption"]) for each in texts],
+            [str(text["img_id"]) for text in texts],
+            [text["embed"] for text in texts],
+            [str(text["caption"]) for text in texts],
         ),
     }
 
 
 def _paired(rows: list[dict[str, Any]], modality: str) -> dict[tuple[str, str], Part]:
-    found: dict[tuple[str, str], tuple[list[str], list[Any], list[str]]] = {}
+    parts: dict[tuple[str, str], tuple[list[str], list[Any], list[str]]] = {}
     seen: set[tuple[str, str]] = set()
     for row in rows:
         split, name = str(row["split"]), str(row["x"])
-        texts = found.setdefault(("text", split), ([], [], []))
+        texts = parts.setdefault(("text", split), ([], [], []))
         for part, value in zip(texts, (name, row["y_embed"], str(row["y"])), strict=True):
             part.append(value)
         if (split, name) not in seen:  # a thing occurs once for each of its texts
             seen.add((split, name))
-            things = found.setdefault((modality, split), ([], [], []))
+            things = parts.setdefault((modality, split), ([], [], []))
             things[0].append(name)
             things[1].append(row["x_embed"])
-    return {key: (ids, rows, said or None) for key, (ids, rows, said) in found.items()}
+    return {name: (keys, rows, captions or None) for name, (keys, rows, captions) in parts.items()}
 
 
-def _stack(path: Path, key: tuple[str, str], ids: list[str], rows: list[Any]) -> Tensor:
+def _stack(path: Path, key: tuple[str, str], keys: list[str], rows: list[Any]) -> Tensor:
     """Embeddings as (N, D) float32.
 
     Raises:
         DataError: one that is none, has another length, or is not finite or zero.
     """
-    found: list[Tensor] = []
-    for name, row in zip(ids, rows, strict=True):
+    vectors: list[Tensor] = []
+    for name, row in zip(keys, rows, strict=True):
         try:
             numbers = torch.as_tensor(row).float().flatten()
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"{path}: the embedding of {name} in {'_'.join(key)} is no vector ({error})") from None
-        if not len(numbers) or (found and len(numbers) != len(found[0])):
+        if not len(numbers) or (vectors and len(numbers) != len(vectors[0])):
             raise DataError(
                 f"{path}: the embedding of {name} in {'_'.join(key)} has {len(numbers)} numbers, the first has "
-                f"{len(found[0]) if found else 0}"
+                f"{len(vectors[0]) if vectors else 0}"
             )
         if not numbers.isfinite().all() or not numbers.any():
             raise DataError(f"{path}: the embedding of {name} in {'_'.join(key)} is not finite or zero")
-        found.append(numbers)
-    return torch.stack(found) if found else torch.empty(0, 0)
+        vectors.append(numbers)
+    return torch.stack(vectors) if vectors else torch.empty(0, 0)

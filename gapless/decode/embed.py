@@ -67,15 +67,15 @@ def embed_store(
     main = PartialState().is_main_process
     with rewritten(folder, _is_ours) if main else nullcontext(folder) as place:
         for split, source in sources.items():
-            found = suite.embed(f"{data.source} {split}", source)
-            images, owners = found.keys, [found.keys[k] for k in found.image_of_text.tolist()]
+            embedded = suite.embed(f"{data.source} {split}", source)
+            images, owners = embedded.keys, [embedded.keys[k] for k in embedded.image_of_text.tolist()]
             written |= {f"image_{split}": len(images), f"text_{split}": len(owners)}
             if not main:
                 continue
-            save_features(place, "image", split, images, found.image, model=digest)
-            save_features(place, "text", split, owners, found.text, found.captions, digest)
+            save_features(place, "image", split, images, embedded.image, model=digest)
+            save_features(place, "text", split, owners, embedded.text, embedded.captions, digest)
             if split == "train":
-                means = {"image": found.image.mean(dim=0), "text": found.text.mean(dim=0)}
+                means = {"image": embedded.image.mean(dim=0), "text": embedded.text.mean(dim=0)}
                 save_means(place, means, digest)
     return written
 
@@ -92,11 +92,11 @@ def _open(data: DataConfig, splits: Sequence[str] | None) -> dict[str, PairSourc
     if splits is not None:
         return {split: build_source(data, split) for split in splits}
     has_test = data.source == "emoji" or (data.source == "coco" and data.karpathy is not None)
-    found = {split: build_source(data, split) for split in SPLITS if split != "test" or has_test}
-    missing = [split for split in SPLITS if split not in found or (split != "train" and not len(found[split]))]
+    opened = {split: build_source(data, split) for split in SPLITS if split != "test" or has_test}
+    missing = [split for split in SPLITS if split not in opened or (split != "train" and not len(opened[split]))]
     if missing:
         logger.info("%s has no split %s: the others are embedded", data.source, " and no split ".join(missing))
-    return {split: source for split, source in found.items() if split not in missing}
+    return {split: source for split, source in opened.items() if split not in missing}
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Embeddings on disk: a folder of files, each with one modality of one split.
 
 FOLDER/MODALITY_SPLIT_00000.safetensors   tensor embedding (n, D), unit-norm or not; metadata format, modality, split,
-                                          ids (JSON list of n names) and, for what is to be said, captions (JSON list);
+                                          ids (JSON list of n names) and, where there are any, captions (JSON list);
                                           model (a hash of its weights), part (a hash of all of this split's files)
 FOLDER/MODALITY_SPLIT.npz                 the same as arrays embedding, id and captions (strings, no objects)
 FOLDER/means.safetensors                  for each modality the mean of its unit-norm training embeddings, (D,);
@@ -41,21 +41,22 @@ class Features:
     """Embeddings of one modality and split, in the order of the files."""
 
     modality: str
-    ids: list[str]
+    keys: list[str]
+    """Name of each row."""
     embedding: Tensor
     """unit-norm (N, D) float32."""
     captions: list[str]
-    """What is to be said of each row; empty strings where nothing is known."""
+    """Caption of each row; empty strings where there is none."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.keys)
 
 
 def save_features(
     folder: Path,
     modality: str,
     split: str,
-    ids: Sequence[str],
+    keys: Sequence[str],
     embedding: Tensor,
     captions: Sequence[str] | None = None,
     model: str = "",
@@ -66,7 +67,7 @@ def save_features(
         folder: made if missing.
         modality: a word in small letters.
         split: train, val or test.
-        ids: N names.
+        keys: N names.
         embedding: (N, D).
         captions: N texts, or None.
         model: a hash of what embedded them; empty if it is not known.
@@ -78,18 +79,18 @@ def save_features(
     if not NAME.fullmatch(f"{modality}_{split}.npz"):
         raise ConfigError(f"{modality}_{split}: a modality is a word of small letters, a split train, val or test")
     rows = embedding.detach().cpu().contiguous()
-    part = hashlib.blake2b(json.dumps(list(ids)).encode(), digest_size=8)
+    part = hashlib.blake2b(json.dumps(list(keys)).encode(), digest_size=8)
     part.update(rows.view(torch.uint8).numpy().tobytes() if rows.numel() else b"")
     names = set()
-    for number, start in enumerate(range(0, len(ids), ROWS_PER_FILE)):
+    for number, start in enumerate(range(0, len(keys), ROWS_PER_FILE)):
         chosen = slice(start, start + ROWS_PER_FILE)
-        told = {"format": FORMAT, "modality": modality, "split": split, "ids": json.dumps(list(ids[chosen]))}
-        told |= {"part": part.hexdigest(), "model": model}
+        metadata = {"format": FORMAT, "modality": modality, "split": split, "ids": json.dumps(list(keys[chosen]))}
+        metadata |= {"part": part.hexdigest(), "model": model}
         if captions is not None:
-            told["captions"] = json.dumps(list(captions[chosen]))
+            metadata["captions"] = json.dumps(list(captions[chosen]))
         names.add(f"{modality}_{split}_{number:05d}.safetensors")
         with write_whole(folder / f"{modality}_{split}_{number:05d}.safetensors") as temporary:
-            save_file({"embedding": rows[chosen].contiguous()}, temporary, told)
+            save_file({"embedding": rows[chosen].contiguous()}, temporary, metadata)
     for old in folder.glob(f"{modality}_{split}_*.safetensors"):
         if old.name not in names:
             old.unlink()
@@ -138,27 +139,27 @@ class FeatureStore:
         """
         paths = self._paths(modality, split)
         self._check_whole(paths)
-        found = [_read(path, modality) for path in paths]
-        widths = {part.embedding.shape[1] for part in found}
+        parts = [_read(path, modality) for path in paths]
+        widths = {part.embedding.shape[1] for part in parts}
         if len(widths) > 1:
             raise DataError(f"{self.folder}: files of {modality}_{split} have {sorted(widths)} dimensions")
         return Features(
             modality,
-            [each for part in found for each in part.ids],
-            torch.cat([part.embedding for part in found]),
-            [each for part in found for each in part.captions],
+            [key for part in parts for key in part.keys],
+            torch.cat([part.embedding for part in parts]),
+            [caption for part in parts for caption in part.captions],
         )
 
     def captions(self, split: str, modality: str = "text") -> dict[str, list[str]]:
         """The captions of each id, from the rows of a modality (texts)."""
-        found: dict[str, list[str]] = {}
+        captions: dict[str, list[str]] = {}
         paths = self._paths(modality, split)
         self._check_whole(paths)
         for path in paths:
             for name, caption in zip(*_describe(path)[:2], strict=True):
                 if caption.strip():
-                    found.setdefault(name, []).append(caption)
-        return found
+                    captions.setdefault(name, []).append(caption)
+        return captions
 
     def means(self) -> dict[str, Tensor]:
         """The means that were stored, (D,) by modality; no embedding is read."""
@@ -195,9 +196,9 @@ class FeatureStore:
         """Refuse files of another model, and files of one split that were not written together."""
         parts = set()
         for path in paths:
-            told = _describe(path)[2]
-            self._check_model(path, told.get("model", ""))
-            parts.add(told.get("part", ""))
+            metadata = _describe(path)[2]
+            self._check_model(path, metadata.get("model", ""))
+            parts.add(metadata.get("part", ""))
         if len(parts) > 1:
             raise DataError(f"{', '.join(map(str, paths))} were not written together; embed again, or keep one of them")
 
@@ -222,20 +223,20 @@ def _describe(path: Path) -> tuple[list[str], list[str], dict[str, str]]:
     try:
         if path.suffix == ".npz":
             arrays = find_arrays(path)
-            ids = [str(each) for each in arrays["id"].read()]
-            captions = [str(each) for each in arrays["captions"].read()] if "captions" in arrays else []
-            told = {"modality": str(arrays["modality"].read())} if "modality" in arrays else {}
+            keys = [str(key) for key in arrays["id"].read()]
+            captions = [str(text) for text in arrays["captions"].read()] if "captions" in arrays else []
+            metadata = {"modality": str(arrays["modality"].read())} if "modality" in arrays else {}
         else:
             with safe_open(path, "pt") as file:
-                told = file.metadata() or {}
-            ids, captions = json.loads(told["ids"]), json.loads(told.get("captions", "[]"))
+                metadata = file.metadata() or {}
+            keys, captions = json.loads(metadata["ids"]), json.loads(metadata.get("captions", "[]"))
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
-    if path.suffix != ".npz" and told.get("format", FORMAT) != FORMAT:
-        raise DataError(f"{path} is of format {told['format']!r}, this gapless reads {FORMAT!r}: update gapless")
-    return ids, captions or [""] * len(ids), told
+    if path.suffix != ".npz" and metadata.get("format", FORMAT) != FORMAT:
+        raise DataError(f"{path} is of format {metadata['format']!r}, this gapless reads {FORMAT!r}: update gapless")
+    return keys, captions or [""] * len(keys), metadata
 
 
 def _read_means(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -248,36 +249,36 @@ def _read_means(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read(path: Path, modality: str) -> Features:
-    ids, captions, told = _describe(path)
+    keys, captions, metadata = _describe(path)
     try:
         embedding = torch.from_numpy(find_arrays(path)["embedding"].read()).float()
     except DataError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
-    named = told.get("modality", modality)
+    named = metadata.get("modality", modality)
     if named != modality:
         raise DataError(f"{path} says that it holds {named}, its name says {modality}")
-    if embedding.ndim != 2 or not len(embedding) == len(ids) == len(captions):
+    if embedding.ndim != 2 or not len(embedding) == len(keys) == len(captions):
         shape = tuple(embedding.shape)
-        raise DataError(f"{path}: {shape} embeddings, {len(ids)} ids and {len(captions)} captions do not go together")
+        raise DataError(f"{path}: {shape} embeddings, {len(keys)} ids and {len(captions)} captions do not go together")
     norms = embedding.norm(dim=1)
     wrong = (~norms.isfinite() | (norms == 0)).nonzero().flatten().tolist()
     if wrong:
-        raise DataError(f"{path}: the embedding of {ids[wrong[0]]} is not finite or zero ({len(wrong)} are)")
-    return Features(modality, ids, F.normalize(embedding, dim=1), captions)
+        raise DataError(f"{path}: the embedding of {keys[wrong[0]]} is not finite or zero ({len(wrong)} are)")
+    return Features(modality, keys, F.normalize(embedding, dim=1), captions)
 
 
-def chosen_rows(features: Features, wanted: Collection[str]) -> list[int]:
+def chosen_rows(features: Features, keys: Collection[str]) -> list[int]:
     """The first row of each id.
 
     Raises:
         DataError: an id that is not among them.
     """
     row: dict[str, int] = {}
-    for k, name in enumerate(features.ids):
+    for k, name in enumerate(features.keys):
         row.setdefault(name, k)
-    unknown = [name for name in wanted if name not in row]
+    unknown = [name for name in keys if name not in row]
     if unknown:
         raise DataError(f"{features.modality}: id {unknown[0]!r} has no embedding ({len(unknown)} have none)")
-    return [row[name] for name in wanted]
+    return [row[name] for name in keys]

@@ -50,13 +50,14 @@ class Preparation:
         Raises:
             DataError: no mean of the modality.
         """
-        found = F.normalize(embedding.float(), dim=-1)
+        prepared = F.normalize(embedding.float(), dim=-1)
         if self.collapse:
-            found = collapse(found, self._mean(modality).to(found))
+            prepared = collapse(prepared, self._mean(modality).to(prepared))
         if noise is not None and self.noise:
             direction = self.direction
-            found = corrupt(found, self.noise * noise, None if direction is None else direction.to(found))
-        return F.normalize(found, dim=-1) if self.renormalise else found
+            span = None if direction is None else direction.to(prepared)
+            prepared = corrupt(prepared, self.noise * noise, span)
+        return F.normalize(prepared, dim=-1) if self.renormalise else prepared
 
     def with_mean(self, modality: str, mean: Tensor) -> "Preparation":
         """The same for one more modality."""

@@ -29,9 +29,9 @@ def test_images_and_captions_of_one_split(tmp_path):
     written, store = stored(tmp_path, tree, "val", tmp_path / "s")
     assert written == {"image_val": 2, "text_val": 3}
     image, text = store.load("image", "val"), store.load("text", "val")
-    assert image.ids == ["7", "5"]
+    assert image.keys == ["7", "5"]
     torch.testing.assert_close(image.embedding, torch.tensor([[0.6, 0.8], [1, 0]]))
-    assert (text.ids, text.captions) == (["5", "7", "7"], ["of five", "of seven", "of seven too"])
+    assert (text.keys, text.captions) == (["5", "7", "7"], ["of five", "of seven", "of seven too"])
     torch.testing.assert_close(text.embedding, F.normalize(torch.tensor([[0.0, 2], [1, 1], [1, 0]]), dim=1))
     assert store.means() == {}  # which are of training rows alone
     _, store = stored(tmp_path, tree, "train", tmp_path / "s")
@@ -52,9 +52,9 @@ def test_pairs_of_all_splits(tmp_path):
     written, store = stored(tmp_path, rows, "", tmp_path / "s", "audio")
     assert written == {"text_train": 3, "audio_train": 2, "text_test": 1, "audio_test": 1}
     audio, text = store.load("audio", "train"), store.load("text", "train")
-    assert audio.ids == ["a.wav", "b.wav"]
+    assert audio.keys == ["a.wav", "b.wav"]
     torch.testing.assert_close(audio.embedding, torch.eye(2))
-    assert text.ids == ["a.wav", "b.wav", "a.wav"]
+    assert text.keys == ["a.wav", "b.wav", "a.wav"]
     assert text.captions == ["rain", "wind", "it rains"]
     torch.testing.assert_close(text.embedding[2], torch.tensor([0.6, 0.8]))
     assert store.load("audio", "test").captions == [""]
@@ -69,8 +69,8 @@ def test_what_was_there_of_the_same_parts_is_replaced_and_the_rest_stays(tmp_pat
     np.savez(folder / "text_test.npz", embedding=np.eye(2), id=np.array(["p", "q"]))
     rows = [{"x": "a", "y": "b", "x_embed": [1.0, 0], "y_embed": [0, 1.0], "split": "test"}]
     _, store = stored(tmp_path, rows, "", folder, "audio")
-    assert store.load("audio", "test").ids == ["a"]
-    assert store.load("audio", "val").ids == store.load("text", "train").ids == ["old"]
+    assert store.load("audio", "test").keys == ["a"]
+    assert store.load("audio", "val").keys == store.load("text", "train").keys == ["old"]
     assert store.means()["audio"].tolist() == [9.0, 9.0]
     assert {p.name for p in folder.glob("text_test*")} == {"text_test.npz", "text_test_00000.safetensors"}
 

@@ -72,9 +72,9 @@ def test_images_and_texts_of_each_split_are_stored_with_their_owners_and_means(w
     assert world.sources == [(DATA, "train"), (DATA, "val"), (DATA, "test")]
     store = FeatureStore(tmp_path / "s")
     image, text = store.load("image", "train"), store.load("text", "train")
-    assert (image.ids, image.captions) == (["train0", "train1"], ["", ""])
+    assert (image.keys, image.captions) == (["train0", "train1"], ["", ""])
     torch.testing.assert_close(image.embedding, torch.tensor([[0.6, 0.8, 0], [0, 1, 0]]))
-    assert text.ids == ["train1", "train0", "train1"]
+    assert text.keys == ["train1", "train0", "train1"]
     assert text.captions == [f"caption {k} of train" for k in range(3)]
     torch.testing.assert_close(text.embedding, TEXTS["train"])
     assert torch.equal(store.load("text", "val").embedding, TEXTS["val"])

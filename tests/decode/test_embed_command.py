@@ -143,7 +143,7 @@ def test_embeddings_of_two_models_are_refused(models, pictures, tmp_path):
     text = first.read_text()
     run("caption", "eval", *arguments, "--shift=0.5")
     run("caption", "eval", *arguments, "--decoding.strategy=beam", "--decoding.beams=2")
-    said = run("caption", "eval", *arguments, f"--ids=[{FeatureStore(tmp_path / 'm4').load('image', 'val').ids[0]}]")
+    said = run("caption", "eval", *arguments, f"--ids=[{FeatureStore(tmp_path / 'm4').load('image', 'val').keys[0]}]")
     assert "cider is 0 for a single image by its formula" in said
     run("caption", "eval", *arguments, "--checkpoint=best")
     found = [json.loads(p.read_text()) for p in results.glob("*.json")]
@@ -205,6 +205,6 @@ def test_wrong_pickles_are_one_line_and_leave_a_store_as_it_was(tmp_path, rows, 
     assert contents(store) == before
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([row([3.0, 4.0])]))
     convert_pickle(tmp_path / "x.pkl", "", store, "audio")
-    assert FeatureStore(store).load("audio", "test").ids == ["clip"]
+    assert FeatureStore(store).load("audio", "test").keys == ["clip"]
     with pytest.raises(ConfigError, match="word of small letters"):
         save_features(store, "Audio", "test", ["a"], torch.ones(1, 2))

@@ -26,11 +26,11 @@ def test_what_is_saved_is_loaded_in_order_over_several_files(tmp_path, monkeypat
     save_features(tmp_path, "audio", "train", ids, rows.half(), [f"text {k}" for k in range(10)])
     assert len(list(tmp_path.glob("audio_train_*.safetensors"))) == 3
     found = FeatureStore(tmp_path).load("audio", "train")
-    assert found.ids == ids
+    assert found.keys == ids
     assert found.captions[9] == "text 9"
     torch.testing.assert_close(found.embedding, F.normalize(rows.half().float(), dim=1))
     save_features(tmp_path, "audio", "train", ["b"], rows[:1])  # replaces, and leaves no older file
-    assert FeatureStore(tmp_path).load("audio", "train").ids == ["b"]
+    assert FeatureStore(tmp_path).load("audio", "train").keys == ["b"]
     with pytest.raises(ConfigError, match="word of small letters"):
         save_features(tmp_path, "audio2", "train", ["b"], rows[:1])  # a name that no store would find again
     assert chosen_rows(found, ["a3", "a0"]) == [3, 0]
@@ -43,7 +43,7 @@ def test_ones_own_npz_does_as_well(tmp_path):
     np.savez(tmp_path / "video_test.npz", embedding=rows, id=np.array(["v", "w", "x", "y", "z", "z"]), modality="video")
     np.savez(tmp_path / "text_test.npz", embedding=rows[:2], id=np.array(["v", "w"]), captions=np.array(["one", " "]))
     store = FeatureStore(tmp_path)
-    assert store.load("video", "test").ids == ["v", "w", "x", "y", "z", "z"]
+    assert store.load("video", "test").keys == ["v", "w", "x", "y", "z", "z"]
     assert store.captions("test") == {"v": ["one"]}
     np.savez(tmp_path / "audio_test.npz", embedding=rows, id=np.array(["v"] * 6), modality="video")
     with pytest.raises(DataError, match="says that it holds video"):
@@ -111,7 +111,7 @@ def test_pickles_of_the_papers_code_are_converted_and_never_executed(tmp_path, m
     (tmp_path / "coco.pkl").write_bytes(pickle.dumps(tree))
     assert convert_pickle(tmp_path / "coco.pkl", "train", tmp_path / "s") == {"image_train": 2, "text_train": 1}
     store = FeatureStore(tmp_path / "s")
-    assert store.load("image", "train").ids == ["391895", "7"]
+    assert store.load("image", "train").keys == ["391895", "7"]
     torch.testing.assert_close(store.load("text", "train").embedding, F.normalize(embed[2], dim=1))
     torch.testing.assert_close(store.mean("text"), F.normalize(embed[2], dim=1)[0])
     pairs = [
@@ -157,7 +157,7 @@ def test_parts_of_a_split_that_were_not_written_together_are_refused(tmp_path, m
     ids = ["a", "b", "c"]
     for folder, rows, names in (("x", torch.eye(3), ids), ("y", 2 * torch.eye(3), ids), ("z", torch.eye(3), ids[::-1])):
         save_features(tmp_path / folder, "audio", "val", names, rows)
-    assert FeatureStore(tmp_path / "x").load("audio", "val").ids == ids
+    assert FeatureStore(tmp_path / "x").load("audio", "val").keys == ids
     for other in ("y", "z"):  # another model's rows, and the same ones in another order
         mixed = tmp_path / f"x{other}"
         shutil.copytree(tmp_path / "x", mixed)
@@ -228,7 +228,7 @@ def test_files_in_other_forms_are_one_line(tmp_path):
     with pytest.raises(DataError, match=r"is not in the format of embeddings \('embedding'\)"):
         FeatureStore(tmp_path).load("audio", "val")
     save_file({"embedding": torch.eye(1)}, path, {"ids": '["a"]'})  # of version 0.1, or one's own
-    assert FeatureStore(tmp_path).load("audio", "val").ids == ["a"]
+    assert FeatureStore(tmp_path).load("audio", "val").keys == ["a"]
     save_file({"embedding": torch.ones(1)}, path, {"ids": '["a"]'})
     with pytest.raises(DataError) as error:
         FeatureStore(tmp_path).load("audio", "val")

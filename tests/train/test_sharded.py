@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from gapless.config import ModelConfig, OptimConfig
 from gapless.data import Batch
-from gapless.decode.captions.batches import Said
+from gapless.decode.captions.batches import CaptionedEmbeddings
 from gapless.decode.captions.training import CaptionEvaluation
 from gapless.engine.loop import averaged
 from gapless.engine.optim import WeightAverage, build_optimizer
@@ -86,7 +86,7 @@ def leftovers():
     nn.init.ones_(scored.weight)
     if accelerator.num_processes > 1:
         fully_shard(scored, mesh=init_device_mesh("cpu", (accelerator.num_processes,)))
-    said = Said("text", torch.arange(27.0).reshape(9, 3), torch.arange(9), [""] * 9)
+    said = CaptionedEmbeddings("text", torch.arange(27.0).reshape(9, 3), torch.arange(9), [""] * 9)
     tokens = [torch.ones(k + 1, dtype=torch.long) for k in range(9)]
     evaluation = CaptionEvaluation(said, tokens, lambda embedding, _: embedding, 4, accelerator)
     found.append(evaluation.run(Summed(scored))["val/loss"])

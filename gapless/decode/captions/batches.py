@@ -43,27 +43,27 @@ class CaptionBatch:
 
 
 @dataclass(frozen=True)
-class Said:
-    """Embeddings of one modality, and what is said of them."""
+class CaptionedEmbeddings:
+    """Embeddings of one modality, and their captions."""
 
     modality: str
     embedding: Tensor
     """unit-norm (M, D)."""
-    rows: Tensor
+    row_of_caption: Tensor
     """int64: the embedding of each caption."""
     captions: list[str]
 
     def fingerprint(self) -> str:
         """By what they are known wherever they lie."""
         embedded = hashlib.blake2b(self.embedding.numpy().tobytes(), digest_size=8).hexdigest()
-        return digest_of([self.modality, embedded, *self.rows.tolist(), *self.captions])
+        return digest_of([self.modality, embedded, *self.row_of_caption.tolist(), *self.captions])
 
 
 class CaptionData:
     """Captions and their prepared embeddings, in batches that depend on seed and step alone.
 
     Args:
-        said: embeddings and captions.
+        captioned: embeddings and captions.
         tokens: of each caption.
         prepare: of embeddings, their modality and standard normal noise; a Preparation.
         batch_size: captions in a global batch.
@@ -73,14 +73,14 @@ class CaptionData:
 
     def __init__(
         self,
-        said: Said,
+        captioned: CaptionedEmbeddings,
         tokens: Sequence[Tensor],
         prepare: Callable[[Tensor, str, Tensor], Tensor],
         batch_size: int,
         seed: int,
         place: Place,
     ) -> None:
-        self.said, self.tokens, self.prepare = said, tokens, prepare
+        self.captioned, self.tokens, self.prepare = captioned, tokens, prepare
         self.batch_size, self.seed, self.place = batch_size, seed, place
         self.num_samples = len(tokens)
         self.steps_per_epoch = -(-self.num_samples // batch_size)
@@ -95,10 +95,11 @@ class CaptionData:
             batch = order[k * self.batch_size : (k + 1) * self.batch_size]
             # Noise of the whole batch, whatever number of processes share it.
             generator = torch.Generator().manual_seed(_number(f"{self.seed}-noise-{step}"))
-            noise = torch.randn(len(batch), self.said.embedding.shape[1], generator=generator)
+            noise = torch.randn(len(batch), self.captioned.embedding.shape[1], generator=generator)
             mine = self.place.chunk(len(batch))
             chosen = batch[mine]
-            prepared = self.prepare(self.said.embedding[self.said.rows[chosen]], self.said.modality, noise[mine])
+            rows = self.captioned.embedding[self.captioned.row_of_caption[chosen]]
+            prepared = self.prepare(rows, self.captioned.modality, noise[mine])
             yield CaptionBatch(prepared, padded([self.tokens[i] for i in chosen.tolist()]))
 
 
@@ -113,7 +114,9 @@ def _number(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
-def load_said(store: FeatureStore, modality: str, split: str, fraction: float = 1.0, seed: int = 0) -> Said:
+def load_captioned(
+    store: FeatureStore, modality: str, split: str, fraction: float = 1.0, seed: int = 0
+) -> CaptionedEmbeddings:
     """The embeddings of a split with their captions: their own, or those of their ids.
 
     Args:
@@ -131,15 +134,16 @@ def load_said(store: FeatureStore, modality: str, split: str, fraction: float = 
         pairs = [(k, caption) for k, caption in enumerate(features.captions) if caption.strip()]
     else:
         known = store.captions(split)
-        pairs = [(k, caption) for k, name in enumerate(features.ids) for caption in known.get(name, ())]
+        pairs = [(k, caption) for k, name in enumerate(features.keys) for caption in known.get(name, ())]
     if not pairs:
-        raise DataError(f"{store.folder}: nothing is said of {modality}_{split}, of {features.ids[0]!r} for one")
+        raise DataError(f"{store.folder}: no id of {modality}_{split} has a caption, {features.keys[0]!r} for one")
     silent = len(features) - len({k for k, _ in pairs})
     if silent and PartialState().is_main_process:
         logger.warning("%s_%s: %d rows have no caption and are left out", modality, split, silent)
     if fraction < 1:
-        names = list(dict.fromkeys(features.ids[k] for k, _ in pairs))
+        names = list(dict.fromkeys(features.keys[k] for k, _ in pairs))
         order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
         kept = {names[i] for i in order[: max(1, round(fraction * len(names)))].tolist()}
-        pairs = [(k, caption) for k, caption in pairs if features.ids[k] in kept]
-    return Said(modality, features.embedding, torch.tensor([k for k, _ in pairs]), [caption for _, caption in pairs])
+        pairs = [(k, caption) for k, caption in pairs if features.keys[k] in kept]
+    rows = torch.tensor([k for k, _ in pairs])
+    return CaptionedEmbeddings(modality, features.embedding, rows, [caption for _, caption in pairs])

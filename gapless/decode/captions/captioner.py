@@ -116,11 +116,11 @@ class Captioner(nn.Module):
             captions: texts.
             max_tokens: longest result, its end included.
         """
-        found, cut = [], 0
+        tokens, cut = [], 0
         for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"] if captions else []:
             cut += len(ids) > max_tokens - 1
-            found.append(torch.tensor([*ids[: max_tokens - 1], self.tokenizer.eos_token_id]))
-        return found, cut
+            tokens.append(torch.tensor([*ids[: max_tokens - 1], self.tokenizer.eos_token_id]))
+        return tokens, cut
 
     @torch.no_grad()
     def generate(
@@ -198,8 +198,8 @@ class _TransformerMapper(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         given = torch.unflatten(self.spread(embedding), 1, self.shape)
-        found: Tensor = self.layers(torch.cat([given, self.learned.expand(len(given), -1, -1)], dim=1))
-        return found[:, self.length :]
+        states: Tensor = self.layers(torch.cat([given, self.learned.expand(len(given), -1, -1)], dim=1))
+        return states[:, self.length :]
 
 
 def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:

@@ -69,31 +69,32 @@ def write_captions(captioner: Captioner, plan: CaptionPlan) -> dict[str, str]:
         DataError: unknown ids, a modality without a mean, another dimension than the captioner's.
     """
     store = FeatureStore(plan.features)
-    found = store.load(plan.modality, plan.split)
+    features = store.load(plan.modality, plan.split)
     store.check_space(captioner.space)
     means = captioner.preparation.means
     if captioner.preparation.collapse and plan.modality not in means:
         # Of the training split, never of the one that is captioned.
         captioner.preparation = captioner.preparation.with_mean(plan.modality, store.mean(plan.modality))
-    ids = list(dict.fromkeys(found.ids if plan.ids is None else map(str, plan.ids)))
-    embedding = found.embedding[chosen_rows(found, ids)]
+    keys = list(dict.fromkeys(features.keys if plan.ids is None else map(str, plan.ids)))
+    embedding = features.embedding[chosen_rows(features, keys)]
     shift = None
     if plan.shift:
-        shift = orthogonal_shift(captioner.preparation(found.embedding, plan.modality), plan.shift)
+        shift = orthogonal_shift(captioner.preparation(features.embedding, plan.modality), plan.shift)
     captioner.to(PartialState().device).eval()
     torch.manual_seed(plan.seed)
     with Progress(transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task("captions", total=len(ids))
-        said = captioner.generate(
+        task = bar.add_task("captions", total=len(keys))
+        captions = captioner.generate(
             embedding, plan.modality, plan.decoding, shift, lambda done: bar.update(task, completed=done)
         )
-    return dict(zip(ids, said, strict=True))
+    return dict(zip(keys, captions, strict=True))
 
 
 def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[str, float], str]:
     """Scores of captions, and the tokeniser that they are of.
 
-    Against the texts of the same split, where any has the id of what is captioned, and with CLIPScore if it is wanted.
+    Captions are compared with the texts of the same split that have their ids. CLIPScore is there if the plan names a
+    model.
 
     Raises:
         DataError: the model of CLIPScore is of another space.
@@ -113,21 +114,23 @@ def score_captions(captions: dict[str, str], plan: CaptionPlan) -> tuple[dict[st
     else:
         logger.info("%s has no texts of %s_%s to compare with", plan.features, plan.modality, plan.split)
     if plan.clip:
-        found = store.load(plan.modality, plan.split)
-        suite = Suite(load_model(plan.clip, plan.clip_pretrained))
-        if store.model and weights_digest(suite.loaded.model) != store.model:
-            raise DataError(f"clip: {plan.features} holds embeddings of another model than {plan.clip}")
-        texts = suite.words(captions.values())
-        said = torch.stack([texts[text] for text in captions.values()])
-        if said.shape[1] != found.embedding.shape[1]:
-            raise DataError(
-                f"clip: {plan.clip} has {said.shape[1]} dimensions, {plan.features} {found.embedding.shape[1]}"
-            )
-        scores["clip_score"] = clip_score(found.embedding[chosen_rows(found, captions)], said)
+        scores["clip_score"] = _clip_score(captions, plan, plan.clip, store)
     return scores | {
         "num_captions": float(len(captions)),
         "num_different": float(len(set(captions.values()))),
     }, tokenizer
+
+
+def _clip_score(captions: dict[str, str], plan: CaptionPlan, clip: str, store: FeatureStore) -> float:
+    """CLIPScore of captions and the embeddings that they are of."""
+    features, suite = store.load(plan.modality, plan.split), Suite(load_model(clip, plan.clip_pretrained))
+    if store.model and weights_digest(suite.loaded.model) != store.model:
+        raise DataError(f"clip: {plan.features} holds embeddings of another model than {clip}")
+    words = suite.words(captions.values())
+    texts, width = torch.stack([words[text] for text in captions.values()]), features.embedding.shape[1]
+    if texts.shape[1] != width:
+        raise DataError(f"clip: {clip} has {texts.shape[1]} dimensions, {plan.features} {width}")
+    return clip_score(features.embedding[chosen_rows(features, captions)], texts)
 
 
 def save_captions(
@@ -177,20 +180,20 @@ def _settings(plan: CaptionPlan) -> dict[str, Any]:
     """Whatever changes captions and scores and is not the default; modality and split are in the data set's name."""
     how, default = plan.decoding, Decoding()
     searched = {"beam": ["beams"], "nucleus": ["top_p"]}.get(how.strategy, [])
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         f"decoding.{key}": getattr(how, key)
         for key in ("strategy", "max_tokens", *searched)
         if getattr(how, key) != getattr(default, key)
     }
     if how.strategy == "nucleus" and plan.seed:
-        told["seed"] = plan.seed
+        settings["seed"] = plan.seed
     if plan.ids is not None:
-        told["ids"] = f"{len(plan.ids)} {digest_of(sorted(map(str, plan.ids)))[:8]}"
+        settings["ids"] = f"{len(plan.ids)} {digest_of(sorted(map(str, plan.ids)))[:8]}"
     if plan.tokenizer not in ("auto", automatic_tokenizer()):
-        told["tokenizer"] = plan.tokenizer
+        settings["tokenizer"] = plan.tokenizer
     if plan.clip:
         is_folder = Path(plan.clip).is_dir()
-        told["clip"] = (
+        settings["clip"] = (
             Path(plan.clip).resolve().name if is_folder else f"{plan.clip} {plan.clip_pretrained or ''}".strip()
         )
-    return told | ({"shift": plan.shift} if plan.shift else {})
+    return settings | ({"shift": plan.shift} if plan.shift else {})

@@ -24,7 +24,7 @@ def export_captioner(run: Path, name: str, output: Path) -> Path:
     """
     checkpoint = find_checkpoint(run / CHECKPOINTS, name)
     if checkpoint is None:
-        found = sorted(p.name for p in (run / CHECKPOINTS).glob("*"))
-        raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(found)})")
+        names = sorted(p.name for p in (run / CHECKPOINTS).glob("*"))
+        raise DataError(f"{run} has no checkpoint {name!r} (found: {', '.join(names)})")
     save_captioner(load_captioner(checkpoint), output)
     return checkpoint

@@ -10,7 +10,7 @@ from gapless.errors import ConfigError, DataError
 
 END = "<|endoftext|>"
 SIZES = {"n_layer", "n_head", "n_embd", "n_inner", "attn_pdrop", "embd_pdrop", "resid_pdrop"}
-"""What a GPT-2 from scratch may be told."""
+"""Settings of a GPT-2 from scratch."""
 HEAD = "lm_head.weight"
 """The same tensor as the token embeddings; not stored."""
 
@@ -55,11 +55,11 @@ def pretrained_decoder(name: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerB
         DataError: weights or tokens that are not there, or are not GPT-2's.
     """
     try:
-        decoder, told = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True)
+        decoder, loading = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"decoder.name: {name!r} cannot be loaded ({' '.join(str(error).split())[:160]})") from None
-    lacking = sorted(set(told["missing_keys"]) - {HEAD})
+    lacking = sorted(set(loading["missing_keys"]) - {HEAD})
     if lacking:  # transformers would draw them at random
         raise DataError(f"decoder.name: the weights of {name!r} are no GPT-2's, they lack {lacking[0]}")
     if tokenizer.eos_token_id is None:

@@ -44,7 +44,7 @@ def caption_scores(
 
     Args:
         captions: what was generated, by id.
-        references: what people said of each id.
+        references: captions that people wrote, by id.
         tokenizer: ptb needs Java; auto takes it where there is Java, and simple elsewhere.
 
     Returns:
@@ -62,42 +62,42 @@ def caption_scores(
     if tokenizer == "ptb" and automatic_tokenizer() != "ptb":
         raise ConfigError("tokenizer: ptb needs Java, simple does not")
     ptb = (automatic_tokenizer() if tokenizer == "auto" else tokenizer) == "ptb"
-    given = {name: [text] for name, text in captions.items()}
-    wanted = {name: list(references[name]) for name in captions}
+    generated = {name: [text] for name, text in captions.items()}
+    written = {name: list(references[name]) for name in captions}
     if ptb:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-        given, wanted = (
+        generated, written = (
             PTBTokenizer().tokenize({name: [{"caption": t} for t in texts] for name, texts in side.items()})
-            for side in (given, wanted)
+            for side in (generated, written)
         )
     else:
-        given, wanted = (
-            {name: [simple_tokens(t) for t in texts] for name, texts in side.items()} for side in (given, wanted)
+        generated, written = (
+            {name: [simple_tokens(t) for t in texts] for name, texts in side.items()} for side in (generated, written)
         )
-    return _scores(wanted, given, ptb), "Penn Treebank (Java)" if ptb else "simple (no Java)"
+    return _scores(written, generated, ptb), "Penn Treebank (Java)" if ptb else "simple (no Java)"
 
 
-def _scores(wanted: dict[str, list[str]], given: dict[str, list[str]], java: bool) -> dict[str, float]:
+def _scores(written: dict[str, list[str]], generated: dict[str, list[str]], java: bool) -> dict[str, float]:
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    bleu = Bleu(4).compute_score(wanted, given, verbose=0)[0]
+    bleu = Bleu(4).compute_score(written, generated, verbose=0)[0]
     scores = {f"bleu_{n}": float(value) for n, value in enumerate(bleu, 1)}
-    scores["rouge_l"] = float(Rouge().compute_score(wanted, given)[0])
-    scores["cider"] = float(Cider().compute_score(wanted, given)[0])
+    scores["rouge_l"] = float(Rouge().compute_score(written, generated)[0])
+    scores["cider"] = float(Cider().compute_score(written, generated)[0])
     if java:
         from pycocoevalcap.meteor.meteor import Meteor
 
         meteor = Meteor()
         with meteor.meteor_p:  # which it would leave running, with its pipes
-            scores["meteor"] = float(meteor.compute_score(wanted, given)[0])
+            scores["meteor"] = float(meteor.compute_score(written, generated)[0])
         if _has_spice_models():
             from pycocoevalcap.spice.spice import Spice
 
             with contextlib.redirect_stdout(io.StringIO()):
-                scores["spice"] = float(Spice().compute_score(wanted, given)[0])
+                scores["spice"] = float(Spice().compute_score(written, generated)[0])
         else:
             logger.info("no SPICE: its models are fetched by pycocoevalcap.spice.get_stanford_models")
     return scores
@@ -105,13 +105,13 @@ def _scores(wanted: dict[str, list[str]], given: dict[str, list[str]], java: boo
 
 def _has_spice_models() -> bool:
     """pycocoevalcap would download half a gigabyte unasked."""
-    found = importlib.util.find_spec("pycocoevalcap")
-    places = found.submodule_search_locations if found else None
+    spec = importlib.util.find_spec("pycocoevalcap")
+    places = spec.submodule_search_locations if spec else None
     return any((Path(place) / SPICE_MODELS).is_file() for place in places or ())
 
 
 def clip_score(image_features: Tensor, text_features: Tensor) -> float:
-    """CLIPScore (Hessel et al. 2021): mean of 2.5 max(cos, 0) of images and what is said of them.
+    """CLIPScore (Hessel et al. 2021): mean of 2.5 max(cos, 0) of images and their captions.
 
     Args:
         image_features: unit-norm (N, D).

@@ -14,7 +14,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from gapless.data import Place
-from gapless.decode.captions.batches import CaptionBatch, CaptionData, Said, load_said, padded
+from gapless.decode.captions.batches import CaptionBatch, CaptionData, CaptionedEmbeddings, load_captioned, padded
 from gapless.decode.captions.captioner import (
     IGNORED,
     Captioner,
@@ -70,7 +70,7 @@ class CaptionEvaluation:
     """Cross-entropy and perplexity of a split of the training modality, without noise.
 
     Args:
-        said: embeddings and captions.
+        captioned: embeddings and captions.
         tokens: of each caption.
         preparation: of embeddings.
         batch_size: captions of one forward pass.
@@ -78,9 +78,18 @@ class CaptionEvaluation:
     """
 
     def __init__(
-        self, said: Said, tokens: Sequence[Tensor], preparation: Preparation, batch_size: int, accelerator: Accelerator
+        self,
+        captioned: CaptionedEmbeddings,
+        tokens: Sequence[Tensor],
+        preparation: Preparation,
+        batch_size: int,
+        accelerator: Accelerator,
     ) -> None:
-        self.prepared, self.rows, self.tokens = preparation(said.embedding, said.modality), said.rows, tokens
+        self.prepared, self.rows, self.tokens = (
+            preparation(captioned.embedding, captioned.modality),
+            captioned.row_of_caption,
+            tokens,
+        )
         self.batch_size, self.accelerator = batch_size, accelerator
 
     @torch.no_grad()
@@ -144,11 +153,11 @@ def build_parts(
     """Everything the loop needs; from a checkpoint, exactly as it was left."""
     features = config.features
     store = FeatureStore(Path(features.path))
-    train = load_said(store, features.modality, "train", features.fraction, config.seed)
+    train = load_captioned(store, features.modality, "train", features.fraction, config.seed)
     captioner = _build_captioner(config, store, train, accelerator, checkpoint)
     tokens = _tokens(captioner, train.captions, features.max_tokens)
     data = CaptionData(train, tokens, captioner.preparation, features.batch_size, config.seed, Place.here())
-    val = load_said(store, features.modality, "val")
+    val = load_captioned(store, features.modality, "val")
     tokens = _tokens(captioner, val.captions, features.max_tokens)
     evaluation = CaptionEvaluation(val, tokens, captioner.preparation, config.eval.batch_size, accelerator)
     prepared, optimizer, average = prepare(accelerator, captioner, config, checkpoint, progress, lambda m: m)
@@ -174,7 +183,11 @@ def build_parts(
 
 
 def _build_captioner(
-    config: CaptionConfig, store: FeatureStore, train: Said, accelerator: Accelerator, checkpoint: Path | None
+    config: CaptionConfig,
+    store: FeatureStore,
+    train: CaptionedEmbeddings,
+    accelerator: Accelerator,
+    checkpoint: Path | None,
 ) -> Captioner:
     """A new captioner, or that of a checkpoint, which fits the embeddings."""
     torch.manual_seed(config.seed)
@@ -206,14 +219,14 @@ def _tokens(captioner: Captioner, captions: Sequence[str], max_tokens: int) -> l
     return tokens
 
 
-def _new_captioner(config: CaptionConfig, stored: Mapping[str, Tensor], train: Said) -> Captioner:
-    settings, wanted = config.decoder, config.prepare
+def _new_captioner(config: CaptionConfig, stored: Mapping[str, Tensor], train: CaptionedEmbeddings) -> Captioner:
+    settings, prepare = config.decoder, config.prepare
     start = load_captioner(Path(settings.start)) if settings.start else None
     means = dict(start.preparation.means) if start else {}
     means |= stored
     if train.modality not in means:
         means[train.modality] = train.embedding.mean(dim=0)
-    preparation = Preparation(wanted.collapse, wanted.noise, wanted.span_of, wanted.renormalise, means)
+    preparation = Preparation(prepare.collapse, prepare.noise, prepare.span_of, prepare.renormalise, means)
     if preparation.span_of is not None and not set(preparation.span_of) <= set(means):
         raise ConfigError(f"prepare.span_of: {list(preparation.span_of)} need means, there are {', '.join(means)}")
     if start is not None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from gapless.data import Place
 from gapless.data.loader import epoch_order
 from gapless.decode import FeatureStore, save_features
-from gapless.decode.captions.batches import CaptionBatch, CaptionData, Said, load_said, padded
+from gapless.decode.captions.batches import CaptionBatch, CaptionData, CaptionedEmbeddings, load_captioned, padded
 from gapless.decode.captions.captioner import IGNORED
 from gapless.errors import DataError
 
@@ -19,7 +19,7 @@ D = 3
 def said(n=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.tensor([k % 3 for k in range(n)])
-    return Said("audio", torch.randn(3, D, generator=generator), rows, [f"text {k}" for k in range(n)])
+    return CaptionedEmbeddings("audio", torch.randn(3, D, generator=generator), rows, [f"text {k}" for k in range(n)])
 
 
 def data(place=None, seed=7, batch_size=2, n=5):
@@ -42,7 +42,7 @@ def test_a_batch_is_of_the_seeds_order_with_each_captions_own_embedding():
     assert [batch.tokens[:, 0].tolist() for batch in batches] == expected
     for chosen, (embedding, modality, noise), batch in zip(expected, asked, batches, strict=True):
         assert modality == "audio"
-        assert torch.equal(embedding, made.said.embedding[[k % 3 for k in chosen]])
+        assert torch.equal(embedding, made.captioned.embedding[[k % 3 for k in chosen]])
         assert noise.shape == (len(chosen), D)
         assert torch.equal(batch.prepared, embedding + 10 * noise)
         assert batch.rows == len(chosen)
@@ -80,9 +80,9 @@ def test_data_are_known_by_what_they_hold():
     for other in (
         said(seed=1),
         said(n=4),
-        Said("image", one.embedding, one.rows, one.captions),
-        Said("audio", one.embedding, one.rows.flip(0), one.captions),
-        Said("audio", one.embedding, one.rows, one.captions[::-1]),
+        CaptionedEmbeddings("image", one.embedding, one.row_of_caption, one.captions),
+        CaptionedEmbeddings("audio", one.embedding, one.row_of_caption.flip(0), one.captions),
+        CaptionedEmbeddings("audio", one.embedding, one.row_of_caption, one.captions[::-1]),
     ):
         marks.add(other.fingerprint())
     assert len(marks) == 6
@@ -100,23 +100,23 @@ def store(tmp_path):
 
 
 def test_texts_are_said_of_their_own_rows(store, caplog):
-    found = load_said(store, "text", "train")
+    found = load_captioned(store, "text", "train")
     assert (found.modality, found.captions) == ("text", ["of b", "of a", "of a too"])
-    assert found.rows.tolist() == [0, 1, 3]
+    assert found.row_of_caption.tolist() == [0, 1, 3]
     assert found.embedding.shape == (4, 3)
     assert caplog.messages == ["text_train: 1 rows have no caption and are left out"]
-    assert load_said(store, "text", "val").captions == ["of v"]
+    assert load_captioned(store, "text", "val").captions == ["of v"]
 
 
 def test_other_modalities_take_the_captions_of_their_ids_and_split(store, caplog):
     caplog.set_level(logging.WARNING)
-    found = load_said(store, "image", "train")
+    found = load_captioned(store, "image", "train")
     assert (found.modality, found.captions) == ("image", ["of a", "of a too", "of b"])
-    assert found.rows.tolist() == [0, 0, 1]
+    assert found.row_of_caption.tolist() == [0, 0, 1]
     torch.testing.assert_close(found.embedding[1], torch.tensor([0.0, 1, 0]))
     assert caplog.messages == ["image_train: 2 rows have no caption and are left out"]
     caplog.clear()
-    assert load_said(store, "image", "val").captions == ["of v"]
+    assert load_captioned(store, "image", "val").captions == ["of v"]
     assert caplog.messages == []
 
 
@@ -124,7 +124,7 @@ def test_other_processes_say_nothing(store, caplog, monkeypatch):
     from gapless.decode.captions import batches
 
     monkeypatch.setattr(batches, "PartialState", lambda: type("Other", (), {"is_main_process": False}))
-    load_said(store, "image", "train")
+    load_captioned(store, "image", "train")
     assert caplog.messages == []
 
 
@@ -132,8 +132,8 @@ def test_without_captions_there_is_nothing_to_learn(tmp_path):
     save_features(tmp_path, "image", "train", ["x", "y"], torch.eye(2))
     save_features(tmp_path, "text", "train", ["z"], torch.eye(2)[:1], ["of z"])
     with pytest.raises(DataError) as error:
-        load_said(FeatureStore(tmp_path), "image", "train")
-    assert str(error.value) == f"{tmp_path}: nothing is said of image_train, of 'x' for one"
+        load_captioned(FeatureStore(tmp_path), "image", "train")
+    assert str(error.value) == f"{tmp_path}: no id of image_train has a caption, 'x' for one"
 
 
 @pytest.mark.parametrize(("fraction", "number"), [(0.01, 1), (0.3, 3), (0.55, 6), (1.0, 10)])
@@ -141,10 +141,10 @@ def test_a_share_is_of_the_ids_that_have_a_caption(tmp_path, fraction, number):
     ids = [f"i{k // 2}" for k in range(20)] + ["silent"]
     texts = [f"{name} {k}" for k, name in enumerate(ids[:-1])] + [""]
     save_features(tmp_path, "text", "train", ids, F.normalize(torch.rand(21, D) + 1, dim=1), texts)
-    found = load_said(FeatureStore(tmp_path), "text", "train", fraction, 3)
+    found = load_captioned(FeatureStore(tmp_path), "text", "train", fraction, 3)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(3)) if fraction < 1 else torch.arange(10)
     kept = {f"i{k}" for k in order[:number].tolist()}
     assert {text.split()[0] for text in found.captions} == kept
     assert len(found.captions) == 2 * number
-    assert [texts[k] for k in found.rows.tolist()] == found.captions
+    assert [texts[k] for k in found.row_of_caption.tolist()] == found.captions
     assert len(found.embedding) == 21

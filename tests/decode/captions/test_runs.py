@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from gapless.config import ModelConfig
 from gapless.data import Place
 from gapless.decode import FeatureStore, load_captioner, save_features, store
-from gapless.decode.captions.batches import CaptionData, Said, load_said
+from gapless.decode.captions.batches import CaptionData, CaptionedEmbeddings, load_captioned
 from gapless.decode.captions.training import CaptionEvaluation
 from gapless.eval.features import embed_texts
 from gapless.models import build_model, load_model, save_export
@@ -80,7 +80,7 @@ def test_checkpoints_and_exports_hold_the_captioner_that_was_measured(tmp_path, 
 
 def _loss(place, space):
     captioner = load_captioner(place)
-    said = load_said(FeatureStore(space), "text", "val")
+    said = load_captioned(FeatureStore(space), "text", "val")
     tokens, _ = captioner.tokenize(said.captions, 12)
     return CaptionEvaluation(said, tokens, captioner.preparation, 64, Accelerator()).run(captioner)["val/loss"]
 
@@ -98,7 +98,7 @@ def test_two_processes_train_as_one(tmp_path, space):
 
 def test_batches_depend_on_seed_and_step_alone():
     tokens = [torch.tensor([k]) for k in range(11)]
-    said = Said("text", torch.arange(11.0)[:, None], torch.arange(11), [""] * 11)
+    said = CaptionedEmbeddings("text", torch.arange(11.0)[:, None], torch.arange(11), [""] * 11)
 
     def parts(world):
         data = [
@@ -157,7 +157,7 @@ def test_without_texts_to_compare_with_there_are_captions_and_clip_score(learned
     scores = json.loads(path.read_text())["metrics"]
     loaded, found = load_model(str(tmp_path / "clip")), FeatureStore(tmp_path).load("image", "test")
     texts = embed_texts(loaded.model.eval(), loaded.tokenizer, list(captions.values()))
-    cosines = (found.embedding[[found.ids.index(k) for k in captions]] * texts).sum(dim=1)
+    cosines = (found.embedding[[found.keys.index(k) for k in captions]] * texts).sum(dim=1)
     assert scores["clip_score"] == pytest.approx(2.5 * float(cosines.clamp(min=0).mean()), abs=1e-5)
     assert "rouge_l" not in scores
 
@@ -172,7 +172,7 @@ def test_collapse_is_what_makes_the_gap_harmless(learned, tmp_path):
         model.preparation = model.preparation.with_mean("image", features.mean("image"))
         test, said = features.load("image", "test"), features.captions("test")
         texts = model.eval().generate(test.embedding, "image")
-        found[gap] = sum(len(set(t.split()) & set(said[k][0].split())) for t, k in zip(texts, test.ids, strict=True))
+        found[gap] = sum(len(set(t.split()) & set(said[k][0].split())) for t, k in zip(texts, test.keys, strict=True))
     assert found[3.0] > 0.75 * found[1.0]
 
 

@@ -93,7 +93,7 @@ def test_the_loop_gets_what_the_configuration_says(store, tmp_path):
 
 def test_training_sees_the_train_split_and_evaluation_the_val_split(store, tmp_path):
     parts = build(small(store), tmp_path)
-    train, val = parts.data.said, parts.evaluations[0]
+    train, val = parts.data.captioned, parts.evaluations[0]
     torch.testing.assert_close(train.embedding, F.normalize(ROWS["text", "train"], dim=1))
     assert train.captions == TEXTS["train"]
     decode = parts.model.tokenizer.decode
@@ -108,7 +108,7 @@ def test_training_sees_the_train_split_and_evaluation_the_val_split(store, tmp_p
     assert (parts.data.place.rank, parts.data.place.world) == (0, 1)
     assert parts.fingerprint.split() == [
         train.fingerprint(),
-        room.load_said(room.FeatureStore(store), "text", "val").fingerprint(),
+        room.load_captioned(room.FeatureStore(store), "text", "val").fingerprint(),
     ]
 
 
@@ -248,10 +248,10 @@ def test_a_share_of_the_ids_is_drawn_by_the_seed(store, tmp_path):
     kept = {}
     for seed in (8, 9):
         features = FeaturesConfig(path=str(store), batch_size=2, fraction=0.3)
-        said = build(small(store, seed=seed, features=features), tmp_path).data.said
+        said = build(small(store, seed=seed, features=features), tmp_path).data.captioned
         kept[seed] = said.captions
         assert len(said.captions) == 12  # six ids, each with both of its texts
-        assert [texts[k] for k in said.rows.tolist()] == said.captions
+        assert [texts[k] for k in said.row_of_caption.tolist()] == said.captions
         names = {text.split()[1] for text in said.captions}
         order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
         assert names == {ids[k] for k in order[:6].tolist()}

@@ -56,7 +56,8 @@ def test_a_step_shares_its_sum_with_other_processes(monkeypatch):
 
 
 def test_an_evaluation_is_the_mean_over_all_tokens_without_dropout_or_noise():
-    said = room.Said("text", torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([2, 0, 0, 1]), list("abcd"))
+    rows = torch.tensor([2, 0, 0, 1])
+    said = room.CaptionedEmbeddings("text", torch.tensor([[1.0], [2.0], [4.0]]), rows, list("abcd"))
     tokens = [torch.tensor(t) for t in ([5, 6], [5], [5, 6, 7], [6])]
     prepared = []
 
@@ -95,7 +96,7 @@ def test_an_evaluation_is_the_mean_over_all_tokens_without_dropout_or_noise():
 
 
 def test_processes_share_an_evaluation_and_those_without_captions_go_along(monkeypatch):
-    said = room.Said("text", torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 2]), list("abc"))
+    said = room.CaptionedEmbeddings("text", torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 2]), list("abc"))
     tokens = [torch.tensor([5]), torch.tensor([5, 6]), torch.tensor([5, 6, 7])]
     seen = []
     for rank in (0, 1, 2, 3):

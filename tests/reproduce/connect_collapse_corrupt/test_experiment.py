@@ -95,8 +95,8 @@ def test_a_model_is_embedded_with_all_captions(model, tmp_path):
     run("caption", "embed", str(model), f"--output={tmp_path}", "--splits=[train,test]", "--data.workers=0")
     store, source = FeatureStore(tmp_path), build_source(DataConfig(), "test")
     images, said = store.load("image", "test"), store.captions("test")
-    assert images.ids == [source.key(k) for k in range(len(source))]
-    assert said[images.ids[5]] == list(source.captions(5))
+    assert images.keys == [source.key(k) for k in range(len(source))]
+    assert said[images.keys[5]] == list(source.captions(5))
     torch.testing.assert_close(store.means()["image"], store.load("image", "train").embedding.mean(dim=0))
     said = run("caption", "embed", str(model), f"--output={tmp_path / 'half'}", "--splits=[train,tset]", code=2)
     assert "tset is not one of train, val, test" in said
