@@ -4,13 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gapless.config import EvalPlan
+from gapless.config import EvalPlan, ModelConfig
 from gapless.data import emoji
 from gapless.data.emoji import SKIN_TONES, Emoji, emoji_edits
 from gapless.eval.metrics.grouping import joint_clustering
+from gapless.eval.results import load_results
 from gapless.eval.run import evaluate
 from gapless.geometry import whole_gap
+from gapless.models import build_model, save_export
 from tests.eval.tables import Tables
+from tests.runs import TINY, run
 
 TEST = (
     *("man cook light skin tone", "man cook dark skin tone", "woman cook light skin tone", "woman cook dark skin tone"),
@@ -134,3 +137,26 @@ def test_the_probe_of_a_class_set_is_fitted_on_its_train_split(few, datasets):
     result = scored(few, "linear_probe", datasets=(datasets,))["emoji_group", "linear_probe"]
     assert result.samples["lp_acc1"][[5, 7, 9]].tolist() == [0, 0, 0]
     assert result.metrics["lp_acc1"] > 0
+
+
+def test_all_is_scored_and_kept_by_the_command(few, tmp_path):
+    save_export(*build_model(ModelConfig(name="custom", architecture=TINY), seed=4), tmp_path / "export")
+    folders = (str(tmp_path / "export"), f"--output={tmp_path / 'results'}")
+    command = ("eval", *folders, "--workers=0", "--lambdas=[0.5, 1]")
+    assert "simat_score@0.5" in run(*command)
+    before = {(r.dataset, r.task): r.metrics for r in load_results(tmp_path)}
+    assert set(before) == {
+        ("emoji", "zeroshot_retrieval"),
+        ("emoji", "gap"),
+        ("emoji_group", "zeroshot_classification"),
+        ("emoji_skin_tone", "zeroshot_classification"),
+        ("emoji_test", "embedding_arithmetic"),
+    }
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
+    assert len(kept) == 4
+    run(*command)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()} == kept
+    after = {(r.dataset, r.task): r.metrics for r in load_results(tmp_path)}
+    assert list(after) == list(before)
+    for key, metrics in after.items():
+        assert metrics == pytest.approx(before[key], abs=1e-6)

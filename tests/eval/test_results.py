@@ -13,11 +13,9 @@ from clip_benchmark.cli import main as clip_benchmark
 
 from gapless.config import ModelConfig
 from gapless.errors import DataError
-from gapless.eval.compare import columns, evaluations, named
+from gapless.eval.compare import columns
 from gapless.eval.results import Result, load_results, save_result
 from gapless.models import build_model, save_export
-from gapless.report.page import _result_tables
-from gapless.report.runs import RunRecord
 from tests.data.pictures import picture
 from tests.runs import TINY, run
 
@@ -208,66 +206,3 @@ def test_wrong_alphas_are_one_line():
     for alphas in ("nan", "", "0,inf"):
         said = run("eval", "ViT-no-such-model", "--interpolate=none", f"--alphas={alphas}", code=2)
         assert said.splitlines()[-1].startswith("gapless: error: --alphas: ")
-
-
-# --- side by side ------------------------------------------------------------------------------------------------
-
-
-def scored(folder: Path, hits: list[float], **changes) -> Path:
-    samples = torch.tensor(hits, dtype=torch.float32)
-    save_result(
-        result(metrics={"acc1": float(samples.mean())}, samples={"acc1": samples}, num_samples=len(hits), **changes),
-        folder,
-    )
-    return folder
-
-
-def test_other_splits_and_settings_are_not_put_side_by_side(tmp_path):
-    val = {"settings": {"split": "val"}, "split": "val"}
-    a, b = scored(tmp_path / "a", [1, 0, 1]), scored(tmp_path / "b", [0, 0, 1], **val)
-    said = run("eval", "--compare", str(a), str(b), code=3)
-    assert "no two models were scored at the same" in said
-    assert "b: six zeroshot_classification (split val)" in said
-    scored(a, [1, 1, 0], **val)
-    said = run("eval", "--compare", str(a), str(b))
-    assert "six zeroshot_classification (split val) acc1" in said
-    assert "not compared: six zeroshot_classification, which only a" in said
-
-
-def test_intervals_are_of_equal_sample_sets_only(tmp_path):
-    a, b = scored(tmp_path / "a", [1, 0, 1], sample_set="x"), scored(tmp_path / "b", [0, 0, 1], sample_set="y")
-    said = run("eval", "--compare", str(a), str(b))
-    assert "interval" not in said
-    assert "not over the same samples (a 3, b 3)" in said
-    c = scored(tmp_path / "c", [0, 0, 1], sample_set="x")
-    assert "a minus c, with its 95 % bootstrap interval" in run("eval", "--compare", str(a), str(c))
-
-
-def test_models_of_one_name_stay_two_and_checkpoints_are_apart(tmp_path):
-    a, b = tmp_path / "x" / "run", tmp_path / "y" / "run"
-    for folder, hits in ((a, [1.0, 0, 1]), (b, [0.0, 0, 0])):
-        scored(tmp_path / "all", hits, model="run", weights=str(folder / "export"))
-        scored(folder / "results", hits, model="run", weights=str(folder / "export"))
-    step = {"model": "run@step_00000004", "variant": "step_00000004"}
-    scored(a / "results", [1, 1, 1], weights=str(a / "checkpoints" / "step_00000004"), **step)
-    found = columns(named([tmp_path / "all"]))
-    assert [r.metrics["acc1"] for results in found.values() for r in results] == [pytest.approx(2 / 3), 0.0]
-    found = columns(named([a, b]))
-    assert list(found) == [str(a), f"{a}@step_00000004", str(b)]
-    (evaluation,) = evaluations(found)
-    assert evaluation.metrics()["acc1"] == pytest.approx({str(a): 2 / 3, f"{a}@step_00000004": 1.0, str(b): 0.0})
-    assert "a folder is named twice" in run("eval", "--compare", str(a), str(a), code=2)
-
-
-def test_reports_have_a_table_for_each_setting_and_mark_nothing_over_other_samples(tmp_path):
-    val = {"settings": {"split": "val"}, "split": "val"}
-    for name, hits in (("a", [1, 0, 1]), ("b", [0, 0, 1])):
-        scored(tmp_path / name / "results", hits, sample_set="x")
-        scored(tmp_path / name / "results", [*hits, 1], sample_set=name, **val)
-    runs = [RunRecord(name, tmp_path / name, {}, []) for name in ("a", "b")]
-    test, other = sorted(_result_tables(runs), key=lambda table: len(table.title))
-    assert test.title == "six: zeroshot classification"
-    assert [(cell.text, cell.best) for cell in test.rows[0][1:]] == [("0.6667", True), ("0.3333", False)]
-    assert other.title == "six: zeroshot classification (split val)"
-    assert not any(cell.best for row in other.rows for cell in row)
-    assert "cannot be compared" in other.note
