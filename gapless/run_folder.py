@@ -142,6 +142,29 @@ def rewritten(folder: Path, is_replaced: Callable[[Path], bool]) -> Iterator[Pat
         yield place
 
 
+@contextmanager
+def written_into(folder: Path) -> Iterator[Path]:
+    """A new folder to write files to, for what writes several; each takes its place in ``folder``, others there stay.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    temporary = folder / f"{TEMPORARY}files"
+    with writing(folder):
+        try:
+            remove(temporary)
+            temporary.mkdir(parents=True)
+            yield temporary
+            flush(temporary)
+            for path in temporary.iterdir():
+                if path.is_dir():
+                    remove(folder / path.name)
+                path.replace(folder / path.name)
+            flush_folder(folder)
+        finally:
+            remove(temporary)
+
+
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target, follow_symlinks=False)

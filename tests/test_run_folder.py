@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import hashlib
 import os
 from pathlib import Path
 from unittest import mock
@@ -8,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from gapless.errors import DataError
-from gapless.run_folder import rewritten, write_text, write_whole
+from gapless.run_folder import checksum, export_of, rewritten, write_text, write_whole, written_into
 
 
 def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -101,3 +102,59 @@ def test_what_is_not_replaced_stays_in_a_rewritten_folder_and_is_never_written_t
         write_text(place / "c.ours", "new")
     assert sorted(os.listdir(folder)) == ["b.mine", "c.ours", "deep", "nowhere"]
     assert (folder / "deep" / "a.ours").read_text() == "deep/a.ours"
+
+
+def test_files_that_are_written_together_take_their_places_and_others_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    with written_into(folder) as temporary:
+        (temporary / "a").write_text("first")
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "old").touch()
+    (folder / "mine").touch()
+    with written_into(folder) as temporary:
+        assert (folder / "a").read_text() == "first"
+        (temporary / "a").write_text("second")
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "new").touch()
+    assert sorted(os.listdir(folder)) == ["a", "inner", "mine"]
+    assert (folder / "a").read_text() == "second"
+    assert os.listdir(folder / "inner") == ["new"]
+    with pytest.raises(DataError, match=r"folder cannot be written \(No space left on device\)"):
+        _half_written_into(folder)
+    assert sorted(os.listdir(folder)) == ["a", "inner", "mine"]
+    assert (folder / "a").read_text() == "second"
+
+
+def _half_written_into(folder: Path) -> None:
+    with written_into(folder) as temporary:
+        (temporary / "a").write_text("half")
+        raise FULL
+
+
+def test_files_that_are_written_together_are_on_the_disk_before_they_have_their_names(tmp_path: Path) -> None:
+    (tmp_path / ".tmp_files").mkdir()
+    (tmp_path / ".tmp_files" / "of-a-killed-process").touch()
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    with (
+        mock.patch("os.fsync", lambda fd: (events.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd))),
+        mock.patch.object(Path, "replace", lambda a, b: (events.append(f"> {b.name}"), replace(a, b))),
+        written_into(tmp_path) as temporary,
+    ):
+        (temporary / "a").write_text("a")
+    assert events == ["a", ".tmp_files", "> a", tmp_path.name]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_export_of_a_run_is_known_by_its_file(tmp_path: Path) -> None:
+    assert export_of(tmp_path, "captioner.json") == tmp_path
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "captioner.json").touch()
+    assert export_of(tmp_path, "captioner.json") == tmp_path / "export"
+    assert export_of(tmp_path, "open_clip_config.json") == tmp_path
+
+
+def test_a_checksum_is_of_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"ab" * 2**20)
+    assert checksum(path) == hashlib.sha256(b"ab" * 2**20).hexdigest()

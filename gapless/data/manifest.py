@@ -1,6 +1,5 @@
 """What is known of shards before they are read: shards.json of gapless prepare, sizes.json of other programs."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Collection
@@ -64,15 +63,6 @@ def check_size(path: Path, record: ShardRecord | None) -> None:
             f"data.path: {path} has {path.stat().st_size} bytes and {SHARDS_FILE} beside it says {record.bytes}; "
             "copy it again, or remove shards.json if the shard was changed on purpose"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file, as in shards.json."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def remote_records(shards: list[str], timeout: float) -> dict[str, ShardRecord]:

@@ -17,13 +17,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from gapless.data.images import BadSampleError, decode_image, image_format
-from gapless.data.manifest import SHARDS_FILE, UNFINISHED_FILE, file_sha256
+from gapless.data.manifest import SHARDS_FILE, UNFINISHED_FILE
 from gapless.data.pairs import PairSource
 from gapless.data.samples import BadSample, spoken
 from gapless.data.unfinished import only_writer, read_unfinished, write_unfinished
 from gapless.data.workers import Loader
 from gapless.errors import ConfigError, DataError, StoppedError
-from gapless.run_folder import write_text, write_whole
+from gapless.run_folder import checksum, write_text, write_whole
 from gapless.signals import StopFlag
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _write(output: Path, number: int, samples: list[Encoded]) -> dict[str, Any]:
         "samples": len(samples),
         "captions": sum(len(sample.captions) for sample in samples),
         "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
+        "sha256": checksum(path),
     }
 
 

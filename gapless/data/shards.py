@@ -15,12 +15,12 @@ from rich.progress import track
 
 from gapless.data.addresses import is_streamed_address
 from gapless.data.images import BadSampleError
-from gapless.data.manifest import SHARDS_FILE, ShardRecord, check_size, file_sha256, local_records
+from gapless.data.manifest import SHARDS_FILE, ShardRecord, check_size, local_records
 from gapless.data.members import RULE, SMALL, TarSample, captions_of, split_name, tar_samples
 from gapless.data.pairs import Pair, digest_of, stamp_of_files
 from gapless.data.tar import Damage, read_tar
 from gapless.errors import DataError
-from gapless.run_folder import write_text
+from gapless.run_folder import checksum, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +70,13 @@ def read_index(path: Path, record: ShardRecord | None = None, json_caption: str 
     stat = path.stat()
     stamp = [INDEX_VERSION, stat.st_size, stat.st_mtime_ns, json_caption]
     # Where no index can be kept, the whole file would be read again at every start.
-    checksum = record.sha256 if record and os.access(path.parent, os.W_OK) else None
+    expected = record.sha256 if record and os.access(path.parent, os.W_OK) else None
     index_path = path.with_name(path.name + INDEX_SUFFIX)
     index = _kept_index(index_path, stamp)
-    if index is not None and checksum in (None, index.sha256):
+    if index is not None and expected in (None, index.sha256):
         return index
-    index = _scan(path, json_caption, checksum is not None)
-    if checksum not in (None, index.sha256):
+    index = _scan(path, json_caption, expected is not None)
+    if expected not in (None, index.sha256):
         raise DataError(
             f"data.path: {path} is not the file that {SHARDS_FILE} beside it describes (its sha256 differs); copy it "
             "again, or remove shards.json if the shard was changed on purpose"
@@ -118,7 +118,7 @@ def _scan(path: Path, json_caption: str, with_checksum: bool) -> ShardIndex:
                 damage.append(f"{sample.detail} at byte {sample.offset}")
             else:
                 members.append(_member(sample, json_caption))
-    return ShardIndex(members, damage, file_sha256(path) if with_checksum else None)
+    return ShardIndex(members, damage, checksum(path) if with_checksum else None)
 
 
 def _member(sample: TarSample, json_caption: str) -> Member:

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gapless.data.manifest import UNFINISHED_FILE, file_sha256
+from gapless.data.manifest import UNFINISHED_FILE
 from gapless.errors import DataError
-from gapless.run_folder import write_text
+from gapless.run_folder import checksum, write_text
 
 
 @contextmanager
@@ -81,4 +81,4 @@ def _size(path: Path) -> int:
 
 
 def _same(folder: Path, shard: dict[str, Any]) -> bool:
-    return Path(shard["name"]).name == shard["name"] and file_sha256(folder / shard["name"]) == shard["sha256"]
+    return Path(shard["name"]).name == shard["name"] and checksum(folder / shard["name"]) == shard["sha256"]

@@ -18,7 +18,16 @@ from gapless.models.clip import SCALARS, ClipModel, Tokenizer
 from gapless.models.fit import fit_weights
 from gapless.models.twin import TWIN, load_twin
 from gapless.models.weights import QUICK_GELU, line, read_weights
-from gapless.run_folder import CLIP_CONFIG, CLIP_WEIGHTS, OLD_AVERAGES_FILE, remove, write_text, write_whole
+from gapless.run_folder import (
+    CLIP_CONFIG,
+    CLIP_WEIGHTS,
+    OLD_AVERAGES_FILE,
+    remove,
+    write_text,
+    write_whole,
+    writing,
+    written_into,
+)
 
 OTHER_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
@@ -51,16 +60,17 @@ def save_export(
     state = model.clip.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors |= {n: tensors[n].reshape([]) for n in SCALARS if n in tensors}
-    try:
+    with writing(folder):
         remove(folder / CLIP_WEIGHTS)
         write_text(folder / CLIP_CONFIG, json.dumps(model.export_config(), indent=2) + "\n")
-        hf_tokenizer = getattr(tokenizer, "tokenizer", None)
-        if hf_tokenizer is not None:
-            hf_tokenizer.save_pretrained(folder)
-        if isinstance(getattr(model.clip, "text", None), HFTextEncoder):
-            model.clip.text.config.save_pretrained(folder)  # the tower's own folder may be gone one day
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror or line(error)})") from None
+    hf_tokenizer = getattr(tokenizer, "tokenizer", None)
+    hf_tower = getattr(model.clip, "text", None)
+    if hf_tokenizer is not None or isinstance(hf_tower, HFTextEncoder):
+        with written_into(folder) as temporary:
+            if hf_tokenizer is not None:
+                hf_tokenizer.save_pretrained(temporary)
+            if isinstance(hf_tower, HFTextEncoder):
+                hf_tower.config.save_pretrained(temporary)  # the tower's own folder may be gone one day
     quick_gelu = json.dumps(bool(model.model_config.get(QUICK_GELU, False)))
     with write_whole(folder / CLIP_WEIGHTS) as temporary:
         save_file(tensors, temporary, {"format": "pt", QUICK_GELU: quick_gelu})

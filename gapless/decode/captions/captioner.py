@@ -30,6 +30,7 @@ from gapless.run_folder import (
     remove,
     write_text,
     write_whole,
+    written_into,
 )
 
 IGNORED = -100
@@ -228,10 +229,8 @@ def save_captioner(captioner: Captioner, folder: Path, state: Mapping[str, Tenso
     write_text(folder / CAPTIONER_CONFIG, json.dumps(tree, indent=2) + "\n")
     with write_whole(folder / MEANS_FILE) as temporary:
         save_file({n: m.contiguous() for n, m in preparation.means.items()}, temporary)
-    try:
-        captioner.tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror or error})") from None
+    with written_into(folder) as temporary:
+        captioner.tokenizer.save_pretrained(temporary)
     with write_whole(folder / CAPTIONER_WEIGHTS) as temporary:
         save_file(tensors, temporary)
 
