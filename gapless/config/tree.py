@@ -1,6 +1,7 @@
 """The whole configuration of a training run as one tree of dataclasses: what a YAML file or ``--a.b=value`` can say.
 
-Only ``build_*`` functions and the command line read these; everything below them takes plain arguments.
+These reach what builds, checks or runs something as a whole; losses, measures, and classes of data and models take
+plain arguments.
 """
 
 from __future__ import annotations

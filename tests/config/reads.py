@@ -17,10 +17,8 @@ COPIES = ("with_changes", "replace")
 
 def fields_read(files: Iterable[Path], kinds: Iterable[type]) -> set[Read]:
     """Fields of some dataclasses that are read as ``name.field``, where the name is known to hold one of them."""
-    shapes: Shapes = {}
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
-    for tree in trees:
-        shapes |= {node.name: _shape(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    shapes = shapes_of(trees)
     ours = {kind.__name__: {f.name: str(get_type_hints(kind)[f.name]) for f in fields(kind)} for kind in kinds}
     reads: set[Read] = set()
     for tree in trees:
@@ -30,6 +28,12 @@ def fields_read(files: Iterable[Path], kinds: Iterable[type]) -> set[Read]:
             if attributes and set(attributes) <= set(names):
                 reads |= {(kind, name) for above, name in reads if above == protocol}
     return {(kind, name) for kind, name in reads if name in ours.get(kind, ())}
+
+
+def shapes_of(trees: Iterable[ast.Module]) -> Shapes:
+    """The classes of some modules."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {node.name: _shape(node) for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _shape(node: ast.ClassDef) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Every key of a configuration is read by the task that it belongs to."""
 
+import ast
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -11,7 +13,7 @@ from gapless.config import AugmentationConfig, Config, DataConfig, EvalPlan
 from gapless.decode.captions.captioner import Decoding
 from gapless.decode.captions.config import CaptionConfig
 from gapless.decode.captions.evaluate import CaptionPlan
-from tests.config.reads import fields_read
+from tests.config.reads import fields_read, shapes_of
 
 ROOT = Path(gapless.__file__).parent
 ROOMS = {
@@ -43,6 +45,23 @@ def test_every_key_is_read_where_its_task_is(tree):
     reads = fields_read(files, kinds)
     expected = {(kind.__name__, field.name) for kind in kinds for field in fields(kind)}
     assert expected - reads - {(kind, name) for of, kind, name in REFUSED if of is tree} == set()
+
+
+def test_pure_rooms_import_no_configuration():
+    files = [path for room in ("losses", "geometry", "eval/metrics") for path in (ROOT / room).rglob("*.py")]
+    imports = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    modules = {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+    assert "gapless.errors" in modules
+    assert {name for name in modules if name and name.startswith("gapless.config")} == set()
+
+
+def test_classes_of_data_and_models_keep_no_configuration():
+    files = [path for room in ("data", "models") for path in (ROOT / room).rglob("*.py")]
+    shapes = shapes_of([ast.parse(path.read_text(encoding="utf-8")) for path in files])
+    names = {kind.__name__ for kind in kinds_in(Config)}
+    assert "MapTrainData" in shapes
+    kept = [(k, a) for k, shape in shapes.items() for a, text in shape.items() if names & set(re.findall(r"\w+", text))]
+    assert kept == []
 
 
 @pytest.mark.parametrize(
