@@ -118,7 +118,7 @@ def run_reproduce(arguments: Any) -> None:
         run_demo(output, arguments.quick)
         return
     if arguments.experiment != "contrastive-gap":
-        from gapless.reproduce.bug_or_feature.experiment import reproduce_geometry
+        from gapless.reproduce.geometry import reproduce_geometry
 
         if arguments.experiment == "connect-collapse-corrupt" and arguments.only == "captioning":
             _captioning(arguments, output)

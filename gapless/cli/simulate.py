@@ -31,7 +31,7 @@ def run_simulate(arguments: Any) -> None:
     from rich.progress import Progress
 
     from gapless.report import Table
-    from gapless.reproduce.bug_or_feature.experiment import draw_simulated, simulated_rows
+    from gapless.reproduce.geometry import draw_simulated, simulated_rows
     from gapless.reproduce.simulations import SIMULATIONS
 
     names = list(SIMULATIONS) if arguments.names == ["all"] else arguments.names

@@ -8,17 +8,20 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
+from accelerate import PartialState
 from rich.console import Console
+from torch import Tensor
 
-from gapless.config import Config, config_file, load_config, with_changes
+from gapless.config import Config, with_changes
 from gapless.eval import Embeddings, build_pair_evaluation, embed_pairs
 from gapless.measures import measure_of
 from gapless.models import load_export
 from gapless.report import column_of, embedding_maps, load_run, score_table, write_report
-from gapless.run_folder import write_text
-from gapless.train import run_training
+from gapless.reproduce.emoji import fine_tuning, pretraining
+from gapless.reproduce.grid import Member, run_members
+from gapless.run_folder import EXPORT, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -48,24 +51,18 @@ def run_demo(output: Path, quick: bool = False) -> dict[str, dict[str, float]]:
     Returns:
         Metrics by row of the table.
     """
-    start = _config("pretrain", output, quick, name="pretrain")
-    folders = {START: run_training(start)}
+    changes: dict[str, Any] = QUICK if quick else {}
+    start = pretraining(output, **changes)
+    members = {START: Member(start)}
     for objective in OBJECTIVES:
-        config = _config(
-            "finetune",
-            output,
-            quick,
-            name=objective,
-            loss={"preset": objective},
-            model={"name": f"local-dir:{folders[START] / 'export'}"},
-        )
-        folders[objective] = run_training(config)
+        members[objective] = Member(fine_tuning(start, name=objective, loss={"preset": objective}, **changes))
+    run_members(list(members.values()), strict=True)
     rows: dict[str, dict[str, float]] = {}
-    clouds: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for name, folder in folders.items():
-        rows[name], features = evaluate_export(folder / "export", start)
+    clouds: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, member in members.items():
+        rows[name], features = evaluate_export(member.folder / EXPORT, start)
         clouds[name] = (features.image, features.text)
-    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+    if not PartialState().is_main_process:
         return rows
     n = int(rows[START]["test/num_samples"])
     title = f"{n} held-out emoji, before and after fine-tuning; best objective in bold"
@@ -73,18 +70,11 @@ def run_demo(output: Path, quick: bool = False) -> dict[str, dict[str, float]]:
     write_text(output / "table.md", table.markdown())
     write_text(output / "results.json", json.dumps(rows, indent=2) + "\n")
     embedding_maps(clouds, {name: _caption(scores) for name, scores in rows.items()}, output / "embeddings.png")
-    runs = [load_run(folder) for folder in folders.values()]
+    runs = [load_run(member.folder) for member in members.values()]
     write_report(runs, output / "report.html", "The contrastive gap on emoji", [table])
     Console().print(table.terminal())
     logger.info("written: table.md, results.json, embeddings.png; to look at: %s", output / "report.html")
     return rows
-
-
-def _config(file: str, output: Path, quick: bool, **changes: object) -> Config:
-    config = load_config(config_file(f"emoji/{file}.yaml"))
-    if quick:
-        config = with_changes(config, **QUICK)
-    return with_changes(config, output=str(output), **changes)
 
 
 def evaluate_export(folder: Path, config: Config) -> tuple[dict[str, float], Embeddings]:

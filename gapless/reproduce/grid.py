@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
@@ -24,18 +24,34 @@ from gapless.errors import DataError, GaplessError, StoppedError
 from gapless.eval.results import Result, digest_of, load_result, save_result
 from gapless.eval.run import evaluate
 from gapless.models import load_model
-from gapless.run_folder import write_text
+from gapless.run_folder import EVALUATED_FILE, RESULTS, write_text
 from gapless.train import run_training
 
 logger = logging.getLogger(__name__)
 
-EVALUATED = "evaluated.json"
-"""File in a run's folder with its plan, and the results that it came to."""
+
+class Runnable(Protocol):
+    """A run of an experiment, with what is scored of it."""
+
+    @property
+    def name(self) -> str:
+        """What logs and failures call it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    def run(self) -> dict[str, str]:
+        """Do what is not finished; what failed although the run did not, in words.
+
+        Raises:
+            GaplessError: it failed, or a signal stopped it.
+        """
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a grid."""
+    """A training run of CLIP, scored at a plan."""
 
     config: Config
     plan: EvalPlan | None = None
@@ -53,36 +69,42 @@ class Member:
         """Of its run."""
         return run_folder(self.config)
 
+    def run(self) -> dict[str, str]:
+        """Train and score; the data sets that failed, by ``name on data set``."""
+        folder = run_training(self.config)
+        return _score(self, folder) if self.plan else {}
 
-def run_members(members: Sequence[Member], jobs: int | None = None) -> dict[str, str]:
-    """Train and score what is not finished yet.
+
+def run_members(members: Sequence[Runnable], jobs: int | None = None, strict: bool = False) -> dict[str, str]:
+    """Do what is not finished yet.
 
     Args:
-        members: of the grid, none of which needs another.
+        members: none of which needs another, unless they are strict.
         jobs: runs at a time, each on a GPU of its own; None for as many as there are GPUs. Within a launched group of
             processes runs go one after the other, each on all of them.
+        strict: whether one that fails ends all; they run one after the other, so that each may need those before it.
 
     Returns:
         What failed, by the member's name, in words.
 
     Raises:
         StoppedError: a signal came; the same call goes on.
+        GaplessError: of the first strict one that failed.
     """
-    jobs = jobs or torch.cuda.device_count() or 1
+    jobs = 1 if strict else jobs or torch.cuda.device_count() or 1
     if jobs > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _run_parallel(members, jobs)
     failures: dict[str, str] = {}
     for k, member in enumerate(members):
         logger.info("run %d of %d: %s", k + 1, len(members), member.name)
-        failures |= run_member(member)
+        failures |= member.run() if strict else run_member(member)
     return failures
 
 
-def run_member(member: Member) -> dict[str, str]:
-    """Train and score one run; what failed, by ``name`` or ``name on data set``."""
+def run_member(member: Runnable) -> dict[str, str]:
+    """Do one run; what failed, by ``name`` or ``name on data set``."""
     try:
-        folder = run_training(member.config)
-        return _score(member, folder) if member.plan else {}
+        return member.run()
     except StoppedError:
         raise
     except GaplessError as error:
@@ -93,16 +115,16 @@ def run_member(member: Member) -> dict[str, str]:
 def _score(member: Member, folder: Path) -> dict[str, str]:
     """Results of every data set of the plan, unless they are there."""
     assert member.plan is not None
-    wanted = json.loads(json.dumps(asdict(member.plan), default=str))
+    plan = json.loads(json.dumps(asdict(member.plan), default=str))
     record = _record(folder)
-    if record.get("plan") == wanted and record["complete"] and len(vouched(folder)) == len(record["results"]):
+    if record.get("plan") == plan and record["complete"] and len(vouched(folder)) == len(record["results"]):
         return {}
     loaded, failures = load_model(str(folder)), {}
     kept: dict[str, str] = {}
 
     def keep(result: Result) -> None:
         if PartialState().is_main_process:
-            path = save_result(result, folder / "results")
+            path = save_result(result, folder / RESULTS)
             kept[path.name] = _numbers(load_result(path))
 
     for dataset in member.plan.datasets:
@@ -112,15 +134,15 @@ def _score(member: Member, folder: Path) -> dict[str, str]:
             logger.error("%s on %s failed: %s", member.name, dataset, error)
             failures[f"{member.name} on {dataset}"] = str(error)
     if PartialState().is_main_process:
-        tree = {"format": 1, "plan": wanted, "complete": not failures, "results": kept}
-        write_text(folder / EVALUATED, json.dumps(tree) + "\n")
+        tree = {"format": 1, "plan": plan, "complete": not failures, "results": kept}
+        write_text(folder / EVALUATED_FILE, json.dumps(tree) + "\n")
     return failures
 
 
 def _record(folder: Path) -> dict[str, Any]:
     """evaluated.json; nothing if it is not there, or older and without the numbers that it vouches for."""
     try:
-        tree: dict[str, Any] = json.loads((folder / EVALUATED).read_text(encoding="utf-8"))
+        tree: dict[str, Any] = json.loads((folder / EVALUATED_FILE).read_text(encoding="utf-8"))
         return tree if {"format", "plan", "complete", "results"} <= set(tree) else {}
     except (OSError, ValueError, TypeError):
         return {}
@@ -133,15 +155,15 @@ def _numbers(result: Result) -> str:
 
 def vouched(folder: Path) -> list[Result]:
     """The results of a run that its plan came to, without those that a later evaluation replaced."""
-    found = []
+    results = []
     for name, numbers in _record(folder).get("results", {}).items():
-        path = folder / "results" / name
+        path = folder / RESULTS / name
         if path.is_file() and _numbers(result := load_result(path)) == numbers:
-            found.append(result)
-    return found
+            results.append(result)
+    return results
 
 
-def _run_parallel(members: Sequence[Member], jobs: int) -> dict[str, str]:
+def _run_parallel(members: Sequence[Runnable], jobs: int) -> dict[str, str]:
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     places = context.Queue()
     for k in range(jobs):
@@ -203,18 +225,18 @@ def scores(folder: Path, pairs: str, arithmetic: str) -> dict[str, float]:
     Returns:
         Those; ``<data set>/<metric>`` of zero-shot data sets, and ``zero_shot/<metric>``, their means.
     """
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     zero_shot: list[Result] = []
     for result in vouched(folder):
         if result.dataset == pairs:
-            found |= result.metrics
+            numbers |= result.metrics
         elif result.dataset == arithmetic:
-            found["simat"] = result.metrics["simat_score@1"]
+            numbers["simat"] = result.metrics["simat_score@1"]
         elif result.task == "zeroshot_classification":
             zero_shot.append(result)
-            found |= {f"{result.dataset}/{name}": value for name, value in result.metrics.items()}
+            numbers |= {f"{result.dataset}/{name}": value for name, value in result.metrics.items()}
     for name in ("acc1", "centroid_distance", "uniformity_image"):
         values = [r.metrics[name] for r in zero_shot if name in r.metrics]
         if values:
-            found[f"zero_shot/{name}"] = sum(values) / len(values)
-    return found
+            numbers[f"zero_shot/{name}"] = sum(values) / len(values)
+    return numbers

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gapless.eval import Embeddings
-from gapless.reproduce import demo
+from gapless.reproduce import demo, grid
+from gapless.reproduce.emoji import pretraining
 
 SCORES = {
     # Centroid distance, separability, uniformity, alignment, two recalls, accuracy.
@@ -48,7 +49,7 @@ def done(monkeypatch, tmp_path):
         features = Embeddings(torch.tensor([[number]]), torch.tensor([[-number]]), torch.arange(1), [])
         return dict(zip(METRICS, SCORES[name], strict=True)) | {"test/num_samples": 395}, features
 
-    monkeypatch.setattr(demo, "run_training", train)
+    monkeypatch.setattr(grid, "run_training", train)
     monkeypatch.setattr(demo, "evaluate_export", score)
     monkeypatch.setattr(demo, "embedding_maps", lambda *arguments: record.maps.append(arguments))
     monkeypatch.setattr(demo, "load_run", lambda folder: folder)
@@ -106,12 +107,13 @@ def test_rows_are_the_start_and_the_objectives_and_the_start_is_never_best(done,
     assert table.markdown() == TABLE
     assert table.title == "395 held-out emoji, before and after fine-tuning; best objective in bold"
     assert "395 held-out emoji" in capsys.readouterr().out
-    assert caplog.messages == [f"written: table.md, results.json, embeddings.png; to look at: {out / 'report.html'}"]
+    assert caplog.messages[-1:] == [
+        f"written: table.md, results.json, embeddings.png; to look at: {out / 'report.html'}"
+    ]
 
 
 def test_other_processes_write_nothing(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 1)
+    monkeypatch.setattr(demo, "PartialState", lambda: SimpleNamespace(is_main_process=False))
     assert list(demo.run_demo(tmp_path / "out")) == ["before", "clip", "cua", "cuaxu"]
     assert list((tmp_path / "out").iterdir()) == []
     assert done.pages == []
@@ -129,13 +131,13 @@ def test_an_export_is_scored_on_the_whole_test_split(monkeypatch):
     monkeypatch.setattr(demo, "load_export", lambda folder: (f"model of {folder}", "tokenizer"))
     monkeypatch.setattr(demo, "build_pair_evaluation", build)
     monkeypatch.setattr(demo, "embed_pairs", lambda model, data: (model, data))
-    config = demo._config("pretrain", Path("out"), True, name="start")
+    config = pretraining(Path("out"), data={"val_samples": 32})
     scores, features = demo.evaluate_export(Path("run/export"), config)
     assert features == ("model of run/export", "data")
     assert scores == {"model": "model of run/export", "features": features}
     assert asked == {
         "samples": None,
-        "name": "start",
+        "name": "pretrain",
         "model": "model of run/export",
         "tokenizer": "tokenizer",
         "split": "test",

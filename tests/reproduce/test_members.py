@@ -16,7 +16,8 @@ from gapless.config import Config, EvalPlan, with_changes
 from gapless.errors import DataError, NonFiniteError, StoppedError
 from gapless.eval.results import Result, load_result, save_result
 from gapless.reproduce import grid
-from gapless.reproduce.grid import EVALUATED, Member, run_member, run_members, scores, vouched
+from gapless.reproduce.grid import Member, run_member, run_members, scores, vouched
+from gapless.run_folder import EVALUATED_FILE
 
 
 def member(name, plan=None, **labels):
@@ -74,6 +75,24 @@ def test_errors_of_a_member_are_words_and_signals_are_not(monkeypatch, caplog):
         run_member(member("a"))
 
 
+def test_of_strict_members_the_first_that_fails_ends_all(monkeypatch, caplog):
+    asked = []
+
+    def train(config):
+        asked.append(config.name)
+        if config.name == "b":
+            raise NonFiniteError("loss is nan")
+        return Path("folder")
+
+    monkeypatch.setattr(grid, "run_training", train)
+    monkeypatch.setattr(grid.torch.cuda, "device_count", lambda: 4)
+    with caplog.at_level(logging.INFO), pytest.raises(NonFiniteError, match="loss is nan"):
+        run_members([member(name) for name in "abc"], strict=True)
+    assert asked == ["a", "b"]
+    assert caplog.messages == ["run 1 of 3: a", "run 2 of 3: b"]
+    assert run_members([member("a"), member("c")], 4, strict=True) == {}
+
+
 def test_a_member_without_a_plan_is_trained_alone(monkeypatch):
     asked = []
     monkeypatch.setattr(grid, "run_training", lambda config: asked.append(config.name) or Path("folder"))
@@ -107,7 +126,7 @@ def test_every_data_set_of_a_plan_is_scored_once(scored, tmp_path):
     assert run_member(m) == {}
     tasks = ["gap", "retrieval"]
     assert scored == [(f"model of {tmp_path}", name, tasks, None, tmp_path) for name in ("emoji", "pets")]
-    record = json.loads((tmp_path / EVALUATED).read_text())
+    record = json.loads((tmp_path / EVALUATED_FILE).read_text())
     assert (record["format"], record["complete"], record["plan"]["datasets"]) == (1, True, ["emoji", "pets"])
     assert sorted(record["results"]) == sorted(p.name for p in (tmp_path / "results").glob("*.json"))
     assert sorted((r.dataset, r.task) for r in vouched(tmp_path)) == [
@@ -131,7 +150,7 @@ def test_a_data_set_that_fails_is_named_and_tried_again(scored, tmp_path, caplog
     assert run_member(m) == {"a on broken": "not there"}
     assert "a on broken failed: not there" in caplog.text
     assert [r.dataset for r in vouched(tmp_path)] == ["emoji"]
-    assert json.loads((tmp_path / EVALUATED).read_text())["complete"] is False
+    assert json.loads((tmp_path / EVALUATED_FILE).read_text())["complete"] is False
     assert run_member(m) == {"a on broken": "not there"}
     assert [s[1] for s in scored] == ["broken", "emoji"] * 2
 
@@ -151,7 +170,7 @@ def test_other_processes_write_nothing(scored, tmp_path, monkeypatch):
 def test_records_that_vouch_for_nothing(tmp_path, text):
     save_result(Result("emoji", "gap", {"acc1": 0.5}, "m", "p"), tmp_path / "results")
     assert vouched(tmp_path) == []
-    (tmp_path / EVALUATED).write_text(text)
+    (tmp_path / EVALUATED_FILE).write_text(text)
     assert vouched(tmp_path) == []
 
 
@@ -160,7 +179,7 @@ def vouch(folder, *results):
     paths = [save_result(result, folder / "results") for result in results]
     record = {"format": 1, "plan": {}, "complete": True}
     numbers = {path.name: grid._numbers(load_result(path)) for path in paths}
-    (folder / EVALUATED).write_text(json.dumps(record | {"results": numbers}))
+    (folder / EVALUATED_FILE).write_text(json.dumps(record | {"results": numbers}))
 
 
 def test_scores_have_short_names_and_means_over_zero_shot_sets(tmp_path):

@@ -12,7 +12,7 @@ from gapless.reproduce.connect_collapse_corrupt.experiment import reproduce_capt
 from gapless.reproduce.connect_collapse_corrupt.published import LOW_DATA, PUBLISHED, SPAN_NOISE
 from tests.runs import run, tiny_config, write_config
 
-EXPERIMENT = "gapless.reproduce.connect_collapse_corrupt.experiment"
+MEMBERS = "gapless.reproduce.connect_collapse_corrupt.members"
 
 
 def emoji_space(folder: Path, d=12):
@@ -62,7 +62,7 @@ def test_every_table_is_there_and_nothing_is_done_twice(model, tmp_path, monkeyp
     assert page.count('src="data:image/webp') >= 10  # Figure 10 has pictures
     assert "93.3" in (tmp_path / "connect-collapse-corrupt-captions.md").read_text()
     assert (tmp_path / "captioning.png").stat().st_size > 3000
-    monkeypatch.setattr(f"{EXPERIMENT}.write_captions", None)  # calling it fails
+    monkeypatch.setattr(f"{MEMBERS}.write_captions", None)  # calling it fails
     again = reproduce_captioning(tmp_path, model, quick=True)
     assert [table.rows for table in again] == [table.rows for table in tables]
 

@@ -1,7 +1,7 @@
 """Members to configurations: seed, objective and dimension are really those that a run is trained with."""
 
 from gapless.config import EvalPlan, config_file, load_config
-from gapless.reproduce.contrastive_gap.experiment import DIMENSIONS, SEEDS, _coco, _emoji
+from gapless.reproduce.contrastive_gap.editions import DIMENSIONS, SEEDS, coco_edition, emoji_edition
 
 TASKS = ["zero_shot", "retrieval", "gap", "arithmetic"]
 
@@ -16,7 +16,7 @@ def settings_of(members):
 
 
 def test_the_emoji_grid_is_fine_tuned_from_one_start(tmp_path):
-    grid = _emoji(tmp_path, SEEDS, DIMENSIONS, quick=False)
+    grid = emoji_edition(tmp_path, SEEDS, DIMENSIONS, quick=False)
     assert (SEEDS, DIMENSIONS) == ((42, 24, 44), (32, 64, 128))
     assert settings_of(grid.members) == [
         (str(tmp_path), objective, dimension, seed)
@@ -52,7 +52,7 @@ def test_the_emoji_grid_is_fine_tuned_from_one_start(tmp_path):
 
 
 def test_the_quick_grid_is_shorter(tmp_path):
-    grid = _emoji(tmp_path, (7,), [16], quick=True)
+    grid = emoji_edition(tmp_path, (7,), [16], quick=True)
     assert [s[1:] for s in settings_of(grid.members)] == [(o, 16, 7) for o in ("clip", "cua", "cuaxu")]
     assert {m.config.train.epochs for m in grid.members} == {3}
     assert {m.config.train.epochs for m in grid.identical} == {20}
@@ -61,7 +61,7 @@ def test_the_quick_grid_is_shorter(tmp_path):
 
 
 def test_the_coco_grid_is_the_papers(tmp_path):
-    grid = _coco(tmp_path, (24,), (64,), "/data/coco", "/data/{dataset}")
+    grid = coco_edition(tmp_path, (24,), (64,), "/data/coco", "/data/{dataset}")
     assert [s[1:] for s in settings_of(grid.members)] == [(o, 64, 24) for o in ("clip", "cua", "cuaxu")]
     sets = ("cifar10", "cifar100", "dtd", "caltech101", "imagenet1k")
     assert sorted(grid.zero_shot) == sorted(sets)
@@ -86,7 +86,7 @@ def test_the_coco_grid_is_the_papers(tmp_path):
 
 
 def test_without_a_root_there_are_pairs_alone_and_the_usual_folder(tmp_path):
-    grid = _coco(tmp_path, (42,), (32,), None, None)
+    grid = coco_edition(tmp_path, (42,), (32,), None, None)
     assert grid.members[0].plan.datasets == ["pairs"]
     assert grid.members[0].plan.root is None
     assert {m.config.data.path for m in grid.all_members()} == {"data/coco"}

@@ -49,7 +49,7 @@ def small(tmp_path, monkeypatch):
         )
 
     broken = set()
-    monkeypatch.setattr(contrastive_gap, "_emoji", make)
+    monkeypatch.setattr(contrastive_gap, "emoji_edition", make)
     return broken.add
 
 
@@ -97,8 +97,8 @@ def test_bad_arguments_name_their_flag():
 
 
 def test_the_real_editions_have_the_papers_grid(tmp_path):
-    emoji = contrastive_gap._emoji(tmp_path, SEEDS, DIMENSIONS, quick=False)
-    coco = contrastive_gap._coco(tmp_path, SEEDS, DIMENSIONS, data_path="/data/coco", root="/data/{dataset}")
+    emoji = contrastive_gap.emoji_edition(tmp_path, SEEDS, DIMENSIONS, quick=False)
+    coco = contrastive_gap.coco_edition(tmp_path, SEEDS, DIMENSIONS, data_path="/data/coco", root="/data/{dataset}")
     for edition in (emoji, coco):
         assert len(edition.members) == 27
         assert len({member.name for member in edition.all_members()}) == 27 + 2 + 1
@@ -107,7 +107,7 @@ def test_the_real_editions_have_the_papers_grid(tmp_path):
     assert (config.model.embed_dim, config.loss.preset) == (128, "cuaxu")
     assert coco.members[0].plan.datasets == ["pairs", *coco.zero_shot, "simat"]
     assert (config.optim.lr, config.train.epochs, config.model.temperature) == (1e-6, 9, 0.01)
-    assert len(contrastive_gap._emoji(tmp_path, SEEDS[:1], [32, 512], quick=True).members) == 6
+    assert len(contrastive_gap.emoji_edition(tmp_path, SEEDS[:1], [32, 512], quick=True).members) == 6
 
 
 def write_coco(root):
@@ -128,7 +128,7 @@ def write_coco(root):
 
 def test_the_coco_edition_on_a_small_coco_two_runs_at_a_time(tmp_path, monkeypatch):
     write_coco(tmp_path / "coco")
-    real = contrastive_gap._coco
+    real = contrastive_gap.coco_edition
 
     def small_models(*arguments):
         def smaller(member):
@@ -145,7 +145,7 @@ def test_the_coco_edition_on_a_small_coco_two_runs_at_a_time(tmp_path, monkeypat
         parts = {name: [smaller(m) for m in getattr(grid, name)] for name in ("members", "identical", "three_d")}
         return replace(grid, **parts)
 
-    monkeypatch.setattr(contrastive_gap, "_coco", small_models)
+    monkeypatch.setattr(contrastive_gap, "coco_edition", small_models)
     place = (f"--data-path={tmp_path / 'coco'}", f"--root={tmp_path}/{{dataset}}", f"--output={tmp_path / 'cg'}")
     settings = ("--edition=coco", "--quick", "--dimensions=[128]", "--jobs=2")
     told = run("reproduce", "contrastive-gap", *settings, *place, code=3)

@@ -8,8 +8,9 @@ import pytest
 from gapless.config import Config, with_changes
 from gapless.report import Cell, Column
 from gapless.reproduce.contrastive_gap import experiment
-from gapless.reproduce.contrastive_gap.experiment import Edition, _beside, _claims, _experiments, _paper_tables
+from gapless.reproduce.contrastive_gap.editions import Edition
 from gapless.reproduce.contrastive_gap.published import GAP, TABLES, PaperTable
+from gapless.reproduce.contrastive_gap.tables import beside, claim_tables, paper_tables, tables_of_logs
 from gapless.reproduce.grid import Member
 from gapless.reproduce.statistics import Estimate
 
@@ -46,7 +47,7 @@ def test_ours_stand_beside_the_papers_with_the_best_in_bold():
         [Estimate(0.73, 0.01), Estimate(0.08, 0.02)],
         [Estimate(0.83, 0.02), Estimate(-3.6)],
     ]
-    table = _beside(PaperTable("Table: gap", 128, GAP, published, "Note."), SCORES)
+    table = beside(PaperTable("Table: gap", 128, GAP, published, "Note."), SCORES)
     assert table.title == "Table: gap, d = 128"
     assert table.header == ["", "linear separability", "paper", "centroid distance", "paper"]
     assert texts(table) == [
@@ -60,7 +61,7 @@ def test_ours_stand_beside_the_papers_with_the_best_in_bold():
 
 def test_the_best_recall_is_the_highest_and_what_is_missing_says_so():
     columns = [Column("text_retrieval_recall@1", "I→T R@1", "high"), Column("simat", "score", "high")]
-    table = _beside(PaperTable("Table", 128, columns, [[Estimate(0.5)], [Estimate(0.25)], [Estimate(0.125)]]), SCORES)
+    table = beside(PaperTable("Table", 128, columns, [[Estimate(0.5)], [Estimate(0.25)], [Estimate(0.125)]]), SCORES)
     assert table.header == ["", "I→T R@1", "paper", "score"]
     assert texts(table) == [
         ["clip", "0.375 ± 0.125", "0.5", "missing"],
@@ -72,7 +73,7 @@ def test_the_best_recall_is_the_highest_and_what_is_missing_says_so():
 
 
 def test_a_dimension_that_was_not_run_is_missing():
-    table = _beside(PaperTable("Table", 64, GAP, []), SCORES)
+    table = beside(PaperTable("Table", 64, GAP, []), SCORES)
     assert texts(table) == [[name, "missing", "missing"] for name in ("clip", "cua", "cuaxu")]
     assert (bold(table), table.header) == ([[], [], []], ["", "linear separability", "centroid distance"])
     assert table.note == "Ours: n = 0 (seeds ), mean ± standard error."
@@ -87,7 +88,7 @@ def test_which_tables_a_grid_fills():
         "effective_dim_text": 9,
     }
     scores = {("clip", 16, 42): {"centroid_distance": 0.5}, ("cua", 128, 42): zero_shot, ("cua", 16, 24): zero_shot}
-    tables = {table.title: table for table in _paper_tables(edition(), scores)}
+    tables = {table.title: table for table in paper_tables(edition(), scores)}
     assert list(tables) == [
         *(f"{table.title}, d = {table.dimension}" for table in TABLES),
         "Table 11: zero-shot accuracy, d = 128",
@@ -113,13 +114,13 @@ def test_which_tables_a_grid_fills():
 def test_data_sets_that_the_paper_did_not_use_have_no_number_of_it():
     others = Edition("emoji", [], [], [], None, ("emoji_group", "dtd"), "emoji_test")
     scores = {("cuaxu", 128, 42): {"emoji_group/acc1": 0.5}}
-    (table,) = [t for t in _paper_tables(others, scores) if t.title.startswith("Table 11")]
+    (table,) = [t for t in paper_tables(others, scores) if t.title.startswith("Table 11")]
     assert table.header[1] == "emoji_group"
     assert table.note.endswith("The paper's data sets are others.")
 
 
 def test_the_papers_numbers_stand_with_their_objective():
-    tables = {table.title: table for table in _paper_tables(edition(), {})}
+    tables = {table.title: table for table in paper_tables(edition(), {})}
     loss = tables["Table 3: loss values, d = 128"]
     assert loss.header == [
         "",
@@ -142,7 +143,7 @@ def test_the_papers_numbers_stand_with_their_objective():
 def claimed(metric, **values):
     """Rows of a claim by name; values are of seeds 1, 2, 3 at 128 dimensions."""
     scores = {(o, 128, s): {metric: v} for o, line in values.items() for s, v in enumerate(line)}
-    return {row[0].text: row[1:] for table in _claims(scores) for row in table.rows}
+    return {row[0].text: row[1:] for table in claim_tables(scores) for row in table.rows}
 
 
 def test_claims_are_decided_in_the_direction_of_the_paper():
@@ -199,14 +200,14 @@ def test_pairs_of_a_claim_have_the_same_dimension_and_seed():
         ("cua", 128, 24): {},
         ("clip", 64, 24): {"simat": 0.5},
     }
-    (table,) = _claims(scores)
+    (table,) = claim_tables(scores)
     assert [cell.text for cell in table.rows[0]][1:3] == ["+1.250 [-8.280, +10.780]", "2"]
     assert table.title == "The paper's claims"
     assert table.header == ["claim of the paper", "difference", "n", "verdict"]
     assert table.note == (
         "Paired differences over dimensions and seeds with their 95 % t interval; a claim holds if all of it does."
     )
-    assert _claims({}) == []
+    assert claim_tables({}) == []
 
 
 def run_of(tmp_path, name, rows, **labels):
@@ -231,7 +232,7 @@ def test_identical_encoders_and_three_dimensions_from_their_logs(tmp_path):
         {"epoch": 3, "val/image_retrieval_recall@1": 0.9},
     ]
     three = run_of(tmp_path, "three", sphere)
-    tables = _experiments(edition(identical=[warm, cold, gone], three_d=[three, gone]))
+    tables = tables_of_logs(edition(identical=[warm, cold, gone], three_d=[three, gone]))
     assert [table.title for table in tables] == [*("Table 1: identical encoders", "Figure 1: CLIP in three dimensions")]
     assert tables[0].header == [
         "",
@@ -254,7 +255,7 @@ def test_identical_encoders_and_three_dimensions_from_their_logs(tmp_path):
     assert tables[1].note == (
         "Paper: the clouds begin apart, become arcs, then rings, and fill the sphere by epoch 275."
     )
-    assert _experiments(edition(identical=[gone], three_d=[gone])) == []
+    assert tables_of_logs(edition(identical=[gone], three_d=[gone])) == []
 
 
 def test_results_go_to_files_by_their_key_and_the_page_shows_the_first_seed(tmp_path, monkeypatch, capsys):
@@ -270,7 +271,7 @@ def test_results_go_to_files_by_their_key_and_the_page_shows_the_first_seed(tmp_
     grid = edition(
         members=[*members, gone], identical=[run_of(tmp_path, "twin", row)], three_d=[run_of(tmp_path, "three", row)]
     )
-    tables = [_beside(PaperTable("One", 128, GAP, [], "First."), SCORES), *_claims({})]
+    tables = [beside(PaperTable("One", 128, GAP, [], "First."), SCORES), *claim_tables({})]
     output = tmp_path / "out"
     experiment._write(output, grid, SCORES, tables)
     title = "The contrastive gap, coco edition"
@@ -301,13 +302,13 @@ def test_the_start_is_trained_before_the_grid_and_failures_are_a_table(tmp_path,
         done.append((runs, seeds, dimensions, quick))
         return grid
 
-    monkeypatch.setattr(experiment, "_emoji", emoji)
-    monkeypatch.setattr(experiment, "run_training", lambda config: done.append(config.name))
-    monkeypatch.setattr(
-        experiment,
-        "run_members",
-        lambda members, jobs: done.append(([m.name for m in members], jobs)) or {"m on x": "why"},
-    )
+    monkeypatch.setattr(experiment, "emoji_edition", emoji)
+
+    def run_members(members, jobs=None, strict=False):
+        done.append(([m.name for m in members], jobs, strict))
+        return {} if strict else {"m on x": "why"}
+
+    monkeypatch.setattr(experiment, "run_members", run_members)
     monkeypatch.setattr(experiment, "vouched", lambda folder: [folder])
     monkeypatch.setattr(
         experiment, "scores", lambda *arguments: {"simat": 0.5} if arguments[1:] == ("emoji", "emoji_test") else {}
@@ -315,7 +316,11 @@ def test_the_start_is_trained_before_the_grid_and_failures_are_a_table(tmp_path,
     monkeypatch.setattr(experiment, "write_report", lambda *_: None)
     with pytest.raises(experiment.DataError, match=r"1 of the grid are missing, first m on x: why"):
         experiment.reproduce(tmp_path, quick=True, dimensions=[128], jobs=3)
-    assert done == [(tmp_path / "runs", (42,), [128], True), "start", (["twin", "three", "m"], 3)]
+    assert done == [
+        (tmp_path / "runs", (42,), [128], True),
+        (["start"], None, True),
+        (["twin", "three", "m"], 3, False),
+    ]
     assert json.loads((tmp_path / "results.json").read_text()) == {"cua-128-42": {"simat": 0.5}}
     tables = experiment.reproduce(tmp_path, allow_missing=True)
     assert done[3] == (tmp_path / "runs", (42, 24, 44), (32, 64, 128), False)
