@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from gapless.config import load_config, with_changes
-from gapless.reproduce import demo
+from gapless.reproduce import emoji
 from gapless.reproduce.demo import COLUMNS
 from tests.runs import TINY, run
 
@@ -15,7 +15,7 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
         config = load_config(path)
         return with_changes(config, model={"architecture": TINY}) if config.model.architecture else config
 
-    monkeypatch.setattr(demo, "load_config", smaller)
+    monkeypatch.setattr(emoji, "load_config", smaller)
     told = run("reproduce", "demo", "--output", str(tmp_path / "demo"), "--quick")
     rows = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert list(rows) == ["before", "clip", "cua", "cuaxu"]
