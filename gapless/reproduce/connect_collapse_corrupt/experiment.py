@@ -93,7 +93,7 @@ def _embed(model: Path, pretrained: str | None, data: DataConfig, features: Path
     if store.model and weights_digest(load_model(str(model), pretrained).model) != store.model:
         raise DataError(f"{features} holds embeddings of another model than {model}: give another output")
     source = build_source(data, "test")
-    if not set(images.ids) <= {source.key(k) for k in range(len(source))}:
+    if not set(images.keys) <= {source.key(k) for k in range(len(source))}:
         raise DataError(f"{features} holds embeddings of other pairs than those of {data.source}: give another output")
 
 
