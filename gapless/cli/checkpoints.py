@@ -22,8 +22,8 @@ def named_checkpoint(run: Path, name: str) -> Path:
     if not run.is_dir():
         raise ConfigError(f"checkpoint: {run} is not the folder of a run")
     folder = run / CHECKPOINTS
-    found = find_checkpoint(folder, name) if name and Path(name).name == name else None
-    if found is None:
+    checkpoint = find_checkpoint(folder, name) if name and Path(name).name == name else None
+    if checkpoint is None:
         there = sorted(p.name for p in folder.glob("[!.]*") if (p / STATE_FILE).is_file())
         raise DataError(f"{run} has no checkpoint {name!r} (it has {', '.join(there) or 'none'})")
-    return folder / found.name
+    return folder / checkpoint.name

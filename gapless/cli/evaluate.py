@@ -1,33 +1,21 @@
-"""``gapless eval``: its arguments, and its tables."""
+"""``gapless eval``: scores of a model, of models between two, or of runs side by side."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 
 from gapless.cli.checkpoints import named_checkpoint
+from gapless.cli.scores import compare, print_results, print_side_by_side
 from gapless.config import EvalPlan
 from gapless.config.arguments import Location
-from gapless.errors import ConfigError, DataError
+from gapless.errors import ConfigError
 from gapless.run_folder import RESULTS
 
 PRETRAINED = "Tag or file of weights of an open_clip model; none for random weights."
-HEADLINES = {
-    "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall", "centroid_distance"),
-    "zeroshot_retrieval": ("image_retrieval_recall@1", "text_retrieval_recall@1", "image_retrieval_recall@5"),
-    "zeroshot_retrieval_first_caption": ("image_retrieval_recall@1", "text_retrieval_recall@1"),
-    "linear_probe": ("lp_acc1", "lp_mean_per_class_recall"),
-    "joint_clustering": ("v_measure", "nmi", "ari", "modality_nmi"),
-    "gap": ("centroid_distance", "linear_separability", "mixing@10", "uniformity", "alignment"),
-}
-"""Metrics that the table shows of a task; of others all."""
 
 
 def add_eval(parser: ArgumentParser) -> None:
@@ -89,14 +77,13 @@ def run_eval(arguments: Any) -> None:
     """Evaluate, interpolate or compare, and print the table."""
     from accelerate import PartialState
 
-    from gapless.eval.compare import evaluations
     from gapless.eval.plan import check_plan
     from gapless.eval.results import results_folder
-    from gapless.eval.run import evaluate, evaluate_between, save_on_main
-    from gapless.models import check_model, load_model
+    from gapless.eval.run import evaluate, save_on_main
+    from gapless.models import load_model
 
     if arguments.compare:
-        _compare(arguments.compare)
+        compare(arguments.compare)
         return
     if arguments.model is None:
         raise ConfigError("MODEL: name a run, an export folder or an open_clip model, or --compare RUN RUN")
@@ -110,13 +97,7 @@ def run_eval(arguments: Any) -> None:
     output = arguments.output or (place if folder.is_dir() else Path(RESULTS))
     keep = partial(save_on_main, output)
     if arguments.interpolate:
-        alphas = _numbers(arguments.alphas)
-        check_plan(plan)
-        check_model(name)
-        base, tuned = load_model(arguments.interpolate, arguments.pretrained), load_model(name)
-        found = evaluate_between(base, tuned, alphas, plan, keep)
-        if PartialState().is_main_process:
-            _print_side_by_side(evaluations(found), list(found))
+        _interpolate(arguments, name, plan, keep)
         return
     check_plan(plan)  # before the model is loaded
     loaded = load_model(name, arguments.pretrained)
@@ -127,82 +108,33 @@ def run_eval(arguments: Any) -> None:
     cache = None if arguments.no_cache else output.parent / "features"
     results = evaluate(loaded, plan, cache, run, keep, checkpoint)
     if PartialState().is_main_process:
-        _print(results, loaded.title)
+        print_results(results, loaded.title)
         print(f"{len(results)} results in {output}")
+
+
+def _interpolate(arguments: Any, name: str, plan: EvalPlan, keep: Any) -> None:
+    """Score models between a base and a fine-tuned one, and print them side by side."""
+    from accelerate import PartialState
+
+    from gapless.eval.compare import evaluations
+    from gapless.eval.plan import check_plan
+    from gapless.eval.run import evaluate_between
+    from gapless.models import check_model, load_model
+
+    alphas = _numbers(arguments.alphas)
+    check_plan(plan)
+    check_model(name)
+    base, tuned = load_model(arguments.interpolate, arguments.pretrained), load_model(name)
+    results = evaluate_between(base, tuned, alphas, plan, keep)
+    if PartialState().is_main_process:
+        print_side_by_side(evaluations(results), list(results))
 
 
 def _numbers(text: str) -> list[float]:
     try:
-        found = [float(part) for part in text.strip("[]").split(",")]
+        numbers = [float(part) for part in text.strip("[]").split(",")]
     except ValueError:
-        found = []
-    if not found or not all(map(math.isfinite, found)):
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
         raise ConfigError(f"--alphas: {text!r} is no list of finite numbers such as 0,0.5,1")
-    return found
-
-
-def _print(results: Any, title: str) -> None:
-    from rich.table import Table
-
-    table = Table(escape(title), "", box=None)
-    table.columns[1].justify = "right"
-    for result in results:
-        shown = HEADLINES.get(result.task) or tuple(result.metrics)
-        left_out = f", {result.num_bad} left out" if result.num_bad else ""
-        table.add_row(Text(f"{result.label}, {result.num_samples} images{left_out}", "bold"), "")
-        for metric in shown:
-            if metric in result.metrics:
-                table.add_row(f"  {metric}", f"{result.metrics[metric]:.4f}")
-    averaged = [r.metrics["acc1"] for r in results if r.task == "zeroshot_classification"]
-    if len(averaged) > 1:
-        table.add_row("average of zeroshot_classification acc1", f"{sum(averaged) / len(averaged):.4f}")
-    Console().print(table)
-
-
-def _compare(runs: list[Path]) -> None:
-    from gapless.eval.compare import columns, evaluations, named
-
-    folders = named(runs)
-    scored = columns(folders)
-    found, names = evaluations(scored), list(scored)
-    shown = [each for each in found if len(each.results) > 1 or len(names) == 1]
-    if not shown:
-        told = "; ".join(f"{' '.join(each.results)}: {each.label}" for each in found)
-        raise DataError(f"compare: no two models were scored at the same, under the same settings ({told})")
-    _print_side_by_side(shown, names, [name for name in folders if name in names])
-    for each in found:
-        if each not in shown:
-            print(f"not compared: {each.label}, which only {next(iter(each.results))} was scored at")
-
-
-def _print_side_by_side(found: Sequence[Any], names: Sequence[str], ends: Sequence[str] = ()) -> None:
-    """A row for each metric; with the interval of the difference of the first and the last of some models."""
-    from rich.table import Table
-
-    from gapless.eval.compare import difference
-    from gapless.report import best_row, column_of
-
-    differences: dict[tuple[str, str], str] = {}
-    for each in found if len(ends) > 1 else ():
-        for metric in each.metrics() if {ends[0], ends[-1]} <= set(each.results) else ():
-            interval = difference(each.results[ends[0]], each.results[ends[-1]], metric)
-            if interval is not None:
-                mean, low, high = interval
-                differences[each.label, metric] = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-    table = Table(box=None)
-    for name in ("data set, task, metric", *names, *(["difference"] if differences else [])):
-        table.add_column(Text(name), no_wrap=True)
-    for each in found:
-        for metric, values in each.metrics().items():
-            rows = {name: {metric: v} for name, v in values.items()}
-            best = best_row(rows, column_of(metric)) if each.same_samples else None
-            cells = (Text(f"{values[n]:.4f}" if n in values else "-", "bold" if n == best else "") for n in names)
-            told = [differences.get((each.label, metric), "")] if differences else []
-            table.add_row(Text(f"{each.label} {metric}"), *cells, *told)
-    Console(width=10_000).print(table)  # as wide as it is: a number that is cut is none
-    for each in found:
-        if not each.same_samples:
-            counts = ", ".join(f"{name} {r.num_samples}" for name, r in each.results.items())
-            print(f"{each.label}: not over the same samples ({counts}), nothing is marked")
-    if differences:
-        print(f"last column: {ends[0]} minus {ends[-1]}, with its 95 % bootstrap interval over samples")
+    return numbers

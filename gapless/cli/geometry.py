@@ -71,8 +71,8 @@ def sources_of(arguments: Any) -> tuple[Path, Path]:
     if arguments.source is not None:
         if arguments.images is not None or arguments.texts is not None:
             raise ConfigError("SOURCE: it has both sides, so it comes alone or --images and --texts do")
-        found = kept_embeddings(arguments.source)
-        return found, found
+        file = kept_embeddings(arguments.source)
+        return file, file
     if arguments.images is None or arguments.texts is None:
         raise ConfigError("SOURCE: name a run or a file of arrays image and text, or give --images and --texts")
     return arguments.images, arguments.texts
@@ -154,8 +154,8 @@ def run_gap(arguments: Any) -> None:
 def _print_gap(scores: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> None:
     from rich.table import Table
 
-    told = f"{scores['num_images']} images, {scores['num_texts']} texts, {scores['dimension']} dimensions"
-    table = Table(told, "", box=None)
+    sizes = f"{scores['num_images']} images, {scores['num_texts']} texts, {scores['dimension']} dimensions"
+    table = Table(sizes, "", box=None)
     table.columns[1].justify = "right"
     shown = [name for name in SHOWN if name in scores]
     for section, names in groupby(shown, lambda name: measure_of(name).section):
@@ -166,8 +166,8 @@ def _print_gap(scores: dict[str, Any], intervals: dict[str, tuple[float, float]]
     Console().print(table)
     if "verdict" in scores:
         print(f"the gap is {scores['verdict']}")
-        for name, told in scores["checks"].items():
-            print(f"  {name} {told}")
+        for name, outcome in scores["checks"].items():
+            print(f"  {name} {outcome}")
 
 
 def _draw(x: Any, y: Any, folder: Path) -> None:
@@ -250,14 +250,15 @@ def run_close(arguments: Any) -> None:
         file = kept_embeddings(arguments.apply)
         x, y, _ = load_sides(file, file, arguments.rows, arguments.seed)
     moved = transform.image(x, arguments.renormalise), transform.text(y, arguments.renormalise)
-    with write_whole(arguments.output) as first:  # both files or none
-        transform.save(first)
-        if arguments.moved_output:
-            with write_whole(arguments.moved_output) as second:
-                save_file({"image": moved[0].contiguous(), "text": moved[1].contiguous()}, second)
+    if arguments.moved_output:
+        with write_whole(arguments.moved_output) as file:  # both files or none
+            save_file({"image": moved[0].contiguous(), "text": moved[1].contiguous()}, file)
+            transform.save(arguments.output)
+    else:
+        transform.save(arguments.output)
     _print_closing((x, y), moved, bool(arguments.apply))
-    told = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in transform.fit.items())
-    print(f"{arguments.output}: {transform.method}{f' ({told})' if told else ''}")
+    fit = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in transform.fit.items())
+    print(f"{arguments.output}: {transform.method}{f' ({fit})' if fit else ''}")
 
 
 def _check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]) -> None:

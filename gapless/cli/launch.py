@@ -124,14 +124,14 @@ def _outcome(failures: Sequence[tuple[int, int, Any]]) -> int:
     for _, code, _ in failures:
         if code > 0 and code != LostProcessError.exit_code:
             return code
-    told = [message["message"] for _, _, message in failures if isinstance(message, dict)]
-    silent = [text for text in told if SILENCE in text]  # then torch killed whoever did not answer
+    messages = [message["message"] for _, _, message in failures if isinstance(message, dict)]
+    silent = [text for text in messages if SILENCE in text]  # then torch killed whoever did not answer
     killed = [
         f"process {rank} of the run was killed ({signal.Signals(-code).name}); the command of a training resumes it"
         for rank, code, _ in failures
         if code < 0
     ]
-    raise LostProcessError([*silent, *killed, *told, "a process of the run was lost"][0])
+    raise LostProcessError([*silent, *killed, *messages, "a process of the run was lost"][0])
 
 
 def join_launcher() -> None:

@@ -6,10 +6,14 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from gapless.cli.extras import needs_caption_extra
+from gapless.cli.options import add_options
 from gapless.config.arguments import Location, PositiveInteger
 from gapless.errors import ConfigError
 
 Experiment = Literal["demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature"]
+Edition = Literal["emoji", "coco"]
+Part = Literal["captioning", "geometry"]
+PAPER = "contrastive-gap"
 GRID = {"edition", "dimensions", "jobs", "allow_missing"}
 USED_BY: dict[str, set[str]] = {
     "demo": set(),
@@ -25,69 +29,29 @@ USED_BY: dict[str, set[str]] = {
 
 def add_reproduce(parser: ArgumentParser) -> None:
     """What ``gapless reproduce`` takes."""
-    parser.add_argument(
-        "experiment",
-        type=Experiment,
-        help="The demo (clip, cua and cuaxu from one start), or the experiments of one of the three papers.",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=None,
-        help="Folder of runs and results; by default runs/EXPERIMENT or runs/EXPERIMENT-quick.",
-    )
+    experiments = "The demo (clip, cua and cuaxu from one start), or the experiments of one of the three papers."
+    parser.add_argument("experiment", type=Experiment, help=experiments)
     parser.add_argument("--quick", action="store_true", help="Take one seed and fewer epochs, for a first look.")
     parser.add_argument(
-        "--edition",
-        type=Literal["emoji", "coco"],
-        default="emoji",
-        help="Data of contrastive-gap and of captioning: the embedded emoji, or COCO.",
-    )
-    parser.add_argument(
-        "--source",
-        type=Path,
-        default=None,
-        help="Run whose space is used; the geometry experiments also take a file of embeddings.",
-    )
-    parser.add_argument(
-        "--pretrained",
-        type=Location,
-        default=None,
-        help="Tag or file of weights, where the source of captioning is a model of open_clip.",
-    )
-    parser.add_argument(
-        "--only",
-        type=Literal["captioning", "geometry"],
-        default="captioning",
-        help="Part of connect-collapse-corrupt that is run.",
-    )
-    parser.add_argument(
-        "--karpathy",
-        type=Location,
-        default=None,
-        help="File dataset_coco.json with Karpathy's split, for captioning on COCO.",
-    )
-    parser.add_argument("--data_path", type=Location, default=None, help="Folder of COCO 2017, for the edition coco.")
-    parser.add_argument(
-        "--root",
-        type=Location,
-        default=None,
-        help="Folder of the zero-shot sets and simat, for contrastive-gap on COCO; {dataset} in it becomes each name.",
-    )
-    parser.add_argument(
-        "--dimensions",
-        type=list[PositiveInteger],
-        default=[32, 64, 128],
-        help="Dimensions in the grid of contrastive-gap.",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=PositiveInteger,
-        default=None,
-        help="Number of runs of contrastive-gap at a time; null for one on each GPU.",
-    )
-    parser.add_argument(
         "--allow_missing", action="store_true", help="Exit with code 0 although runs of contrastive-gap failed."
+    )
+    add_options(
+        parser,
+        ("output", Path, None, "Folder of runs and results; by default runs/EXPERIMENT or runs/EXPERIMENT-quick."),
+        ("edition", Edition, "emoji", "Data of contrastive-gap and of captioning: the embedded emoji, or COCO."),
+        ("source", Path, None, "Run whose space is used; the geometry experiments also take a file of embeddings."),
+        ("pretrained", Location, None, "Tag or file of weights, where the source of captioning is an open_clip model."),
+        ("only", Part, "captioning", "Part of connect-collapse-corrupt that is run."),
+        ("karpathy", Location, None, "File dataset_coco.json with Karpathy's split, for captioning on COCO."),
+        ("data_path", Location, None, "Folder of COCO 2017, for the edition coco."),
+        (
+            "root",
+            Location,
+            None,
+            f"Folder of the zero-shot sets and simat, for {PAPER} on COCO; {{dataset}} is each name.",
+        ),
+        ("dimensions", list[PositiveInteger], [32, 64, 128], f"Dimensions in the grid of {PAPER}."),
+        ("jobs", PositiveInteger, None, f"Number of runs of {PAPER} at a time; null for one on each GPU."),
     )
 
 

@@ -36,7 +36,7 @@ def run_simulate(arguments: Any) -> None:
 
     names = list(SIMULATIONS) if arguments.names == ["all"] else arguments.names
     if not names:
-        print("\n".join(f"{name:<16} {told}" for name, (told, *_) in SIMULATIONS.items()))
+        print("\n".join(f"{name:<16} {title}" for name, (title, *_) in SIMULATIONS.items()))
         return
     unknown = [name for name in names if name not in SIMULATIONS]
     if unknown:
@@ -45,16 +45,16 @@ def run_simulate(arguments: Any) -> None:
         check_file(arguments.output / f"{name}.json")
         check_file(arguments.output / f"{name}.png")
     for name in names:
-        told, function, usual, small = SIMULATIONS[name]
+        title, function, usual, small = SIMULATIONS[name]
         settings: dict[str, Any] = dict(small if arguments.small else usual)
         with Progress(transient=True, console=Console(stderr=True)) as bar:
             task = bar.add_task(name, total=1.0)
-            found = function(**settings, progress=partial(_advance, bar, task))
-        tree = {"simulation": name, "settings": settings, "numbers": found.numbers, "published": found.published}
+            result = function(**settings, progress=partial(_advance, bar, task))
+        tree = {"simulation": name, "settings": settings, "numbers": result.numbers, "published": result.published}
         write_text(arguments.output / f"{name}.json", json.dumps(tree, indent=2) + "\n")
-        draw_simulated(found, arguments.output / f"{name}.png")
-        print(told)
-        Console().print(Table("", ["", "ours", "paper"], simulated_rows(found)).terminal())
+        draw_simulated(result, arguments.output / f"{name}.png")
+        print(title)
+        Console().print(Table("", ["", "ours", "paper"], simulated_rows(result)).terminal())
     print(f"figures and numbers in {arguments.output}")
 
 

@@ -73,7 +73,7 @@ class _Layers:
         self.options = {text[2:]: each for text, each in parser._option_string_actions.items() if text[:2] == "--"}
         self.groups = {name.rpartition(".")[0] for name in self.options if "." in name}
         self.mappings = {name for name, each in self.options.items() if _is_mapping(getattr(each, "_typehint", None))}
-        self.found: Mapping = {}
+        self.values: Mapping = {}
         self.changed: set[str] = set()
 
     def takes_value(self, key: str) -> bool:
@@ -94,7 +94,7 @@ class _Layers:
         for name, value in tree.items():
             key = f"{prefix}{name}"
             if key in self.mappings:
-                self.found[key] = _laid(self._before(key), value)
+                self.values[key] = _laid(self._before(key), value)
                 self.changed.add(key)
             elif key in self.groups and value is not None:
                 left[name] = self.lay(value, f"{key}.")
@@ -106,24 +106,24 @@ class _Layers:
 
     def replace(self, key: str, value: Any) -> None:
         """Set a mapping as a whole."""
-        self.found[key] = value
+        self.values[key] = value
         self.changed.add(key)
 
     def change(self, key: str, path: Sequence[str], value: Any) -> None:
         """Change one key inside a mapping."""
         for name in reversed(path):
             value = {name: value}
-        self.found[key] = _laid(self._before(key), value, clears=False)
+        self.values[key] = _laid(self._before(key), value, clears=False)
         self.changed.add(key)
 
     def as_arguments(self) -> list[str]:
-        return [f"--{key}={json.dumps(self.found[key], default=str)}" for key in sorted(self.changed)]
+        return [f"--{key}={json.dumps(self.values[key], default=str)}" for key in sorted(self.changed)]
 
     def _before(self, key: str) -> Any:
-        if key not in self.found:
+        if key not in self.values:
             default = self.parser.get_defaults().get(key)
-            self.found[key] = default.as_dict() if isinstance(default, Namespace) else default
-        return self.found[key]
+            self.values[key] = default.as_dict() if isinstance(default, Namespace) else default
+        return self.values[key]
 
 
 def _is_mapping(kind: Any) -> bool:

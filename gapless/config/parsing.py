@@ -40,7 +40,7 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
         ConfigError: one line that names the key.
     """
     given = [_as_named(a) if a.startswith("--") else _as_yaml(a) for a in arguments]
-    with _told_in_a_line(parser):
+    with _in_one_line(parser):
         return parser.instantiate(parser.parse_args(lay_over(parser, given)))
 
 
@@ -50,12 +50,12 @@ def check_tree(parser: ArgumentParser, tree: dict[str, Any]) -> None:
     Raises:
         ConfigError: one line that names the key.
     """
-    with _told_in_a_line(parser):
+    with _in_one_line(parser):
         parser.parse_object(tree)
 
 
 @contextmanager
-def _told_in_a_line(parser: ArgumentParser) -> Iterator[None]:
+def _in_one_line(parser: ArgumentParser) -> Iterator[None]:
     try:
         yield
     except SystemExit:  # --help and --print_config
@@ -110,8 +110,8 @@ def _reason(message: str) -> str:
     value = _short(given[1]) if given else "the value"
     is_mapping = "Given value type: <class 'dict'>" in message
     null = ", or null" if re.search(r"Subtypes: .*NoneType", message) else ""
-    if found := re.search(r"(Missing required|Unexpected) keys: {(.*?)}", message):
-        return f"{value} {'has no key' if found[1][0] == 'M' else 'has the unknown key'} {_unquoted(found[2])}"
+    if keys := re.search(r"(Missing required|Unexpected) keys: {(.*?)}", message):
+        return f"{value} {'has no key' if keys[1][0] == 'M' else 'has the unknown key'} {_unquoted(keys[2])}"
     own = re.search(r"Not of type \w+: (.*)", message)
     words = re.search(r"Expected a typing\.Literal\[(.*?)\](?:\. Got value: (.*))?", message)
     if words and (is_mapping or not own):

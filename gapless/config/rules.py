@@ -89,7 +89,7 @@ def _of_terms(loss: LossConfig) -> list[Rule]:
 
 
 def _ends_after_start(weight: float | Ramp | None) -> bool:
-    """Whether a schedule ends after its start, as far as can be told without the number of steps."""
+    """Whether a schedule ends after its start, as far as can be known without the number of steps."""
     if not isinstance(weight, dict):
         return True
     start, end = _start_and_end(weight)

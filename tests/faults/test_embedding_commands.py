@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from gapless.errors import DataError
 from gapless.geometry.closing import METHODS
 from gapless.geometry.robustness import FAMILIES
 from tests.runs import run
@@ -117,14 +118,37 @@ def test_close_writes_both_files_or_none(place, tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.rglob("*")} == {"t.safetensors", "new", "m.safetensors"}
     before = state(tmp_path)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr("safetensors.torch.save_file", full)
     assert "m.safetensors cannot be written (No space left on device)" in run(
         "close", *options, "--renormalise", code=3
     )
     assert state(tmp_path) == before
+
+
+def full_of(path):
+    raise DataError(f"{path} cannot be written (No space left on device)")
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_close_names_the_file_of_the_map_on_a_full_disk(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("gapless.geometry.transform.save_file", full)
+    names = (f"--output={tmp_path / 't.safetensors'}", f"--moved_output={tmp_path / 'm.safetensors'}")
+    for options in (names[:1], names):
+        line = run("close", "--images=x.npy", "--texts=y.npy", *options, code=3)
+        assert line == f"gapless: error: {tmp_path / 't.safetensors'} cannot be written (No space left on device)\n"
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_robustness_leaves_no_curves_without_their_figure(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("gapless.report.figures.write_whole", full_of)
+    arguments = ("--images=x.npy", "--texts=y.npy", "--draws=2", f"--output={tmp_path / 'r.json'}")
+    assert f"{tmp_path / 'r.png'} cannot be written" in run("robustness", *arguments, code=3)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_shows_ranges_and_choices():
