@@ -160,24 +160,9 @@ def _page(
     import plotly.offline
 
     gallery = Gallery()
-    charts: dict[str, Any] = {}
-    shown: list[dict[str, Any]] = []
-    for number, (told, panels) in enumerate(sections.items()):
-        listed = [{"title": panel.title, "id": f"{number}-{k}"} for k, panel in enumerate(panels)]
-        charts |= {chart["id"]: as_plotly(panel) for chart, panel in zip(listed, panels, strict=True)}
-        first = sum(panel.title in MAIN for panel in panels) or len(listed)
-        if listed:
-            shown.append({"title": told, "charts": listed[:first], "folded": listed[first:]})
+    charts, shown = _charts(sections)
     maps = [embedding_map(each, gallery) for each in found]
-    examples = [
-        {
-            "name": each.run.name,
-            "by_text": [asdict(e) for e in retrieval_examples(each, gallery, by_text=True)],
-            "by_image": [asdict(e) for e in retrieval_examples(each, gallery, by_text=False)],
-        }
-        for each in found
-        if each.run.config.get("model.towers", "image-text") == "image-text"
-    ]
+    examples = [_examples(each, gallery) for each in found if _has_texts(each.run)]
     content = {"charts": charts, "maps": maps, "pictures": gallery.pictures, "captions": gallery.captions}
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((ASSETS / "page.html.j2").read_text(encoding="utf-8")).render(
@@ -196,6 +181,32 @@ def _page(
         plotly=plotly.offline.get_plotlyjs(),
         content=script(content),
     )
+
+
+def _charts(sections: dict[str, list[Panel]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Charts by their id, and for each section which are shown at first and which are folded."""
+    charts: dict[str, Any] = {}
+    shown: list[dict[str, Any]] = []
+    for number, (title, panels) in enumerate(sections.items()):
+        listed = [{"title": panel.title, "id": f"{number}-{k}"} for k, panel in enumerate(panels)]
+        charts |= {chart["id"]: as_plotly(panel) for chart, panel in zip(listed, panels, strict=True)}
+        first = sum(panel.title in MAIN for panel in panels) or len(listed)
+        if listed:
+            shown.append({"title": title, "charts": listed[:first], "folded": listed[first:]})
+    return charts, shown
+
+
+def _has_texts(run: RunRecord) -> bool:
+    return bool(run.config.get("model.towers", "image-text") == "image-text")
+
+
+def _examples(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
+    """What texts and images of a run find."""
+    return {
+        "name": embedded.run.name,
+        "by_text": [asdict(e) for e in retrieval_examples(embedded, gallery, by_text=True)],
+        "by_image": [asdict(e) for e in retrieval_examples(embedded, gallery, by_text=False)],
+    }
 
 
 def _figures(folder: Path, sections: dict[str, list[Panel]], lasts: dict[str, Embeddings]) -> list[Path]:
