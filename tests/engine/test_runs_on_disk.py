@@ -141,7 +141,7 @@ def test_a_flipped_bit_is_noticed_and_an_older_checkpoint_taken(tmp_path, file):
     (newest / file).write_bytes(data)
     before = (folder / "metrics.jsonl").read_bytes()
     told = run("train", "--config", str(path), code=3)
-    assert f"{newest.name} is damaged: {file} is not what was written; resume=older continues from step_" in told
+    assert f"{newest.name} is damaged: {file} is not what was written; --resume=older continues from step_" in told
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert f"kept as unused_{newest.name}" in run("train", "--config", str(path), "--resume=older")
     whole, other = config(tmp_path, "whole", optim__ema_decay=0.9)
