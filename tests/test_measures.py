@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gapless.cli.evaluate import HEADLINES
 from gapless.cli.geometry import SHOWN
+from gapless.cli.scores import HEADLINES
 from gapless.engine.loop import COUNTED
 from gapless.geometry import close_gap, gap_metrics, gap_statistics, whole_gap
 from gapless.loss_terms import TERMS

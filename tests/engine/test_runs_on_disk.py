@@ -153,7 +153,7 @@ def test_a_flipped_bit_is_noticed_and_an_older_checkpoint_taken(tmp_path, file):
 def test_a_checkpoint_that_lost_a_file_is_damaged(tmp_path):
     path, folder = stopped_run(tmp_path)
     (folder / "checkpoints" / "latest" / "rng_0.safetensors").unlink()
-    assert "rng_0.safetensors is missing; resume=older" in run("train", "--config", str(path), code=3)
+    assert "rng_0.safetensors is missing; --resume=older" in run("train", "--config", str(path), code=3)
     assert "has no checkpoint 'step_1'" in run("train", "--config", str(path), "--resume=step_1", code=3)
 
 

@@ -53,6 +53,9 @@ class Few:
     def blank(self) -> Batch:
         return part(0, 0)
 
+    def key(self, index: int) -> str:
+        return str(index)
+
 
 def losses_with_averages():
     """Losses of seven steps with an evaluation of the averaged weights after the second and the fourth."""
@@ -81,7 +84,7 @@ def leftovers():
     accelerator = Accelerator(cpu=True)
     model, tokenizer = small_model()
     found = [embed_texts(model, tokenizer, words, 4).sum().item() for words in (list("abcdefghi"), ["a photo"])]
-    found.append(embed_images(model, Pictures(), quadrupled, 4, 0).features.sum().item())
+    found.append(embed_images(model, Pictures(), quadrupled, 4, 0).image.sum().item())
     scored = nn.Linear(3, 1, bias=False)
     nn.init.ones_(scored.weight)
     if accelerator.num_processes > 1:
