@@ -18,6 +18,7 @@ from gapless.config.arguments import (
     Separator,
     UpToHalf,
 )
+from gapless.config.sources import SourceName
 
 
 @dataclass
@@ -44,7 +45,7 @@ class AugmentationConfig:
 class DataConfig:
     """Pairs of images and captions, and how they become batches."""
 
-    source: Literal["emoji", "coco", "shards", "folder", "csv"] = "emoji"
+    source: SourceName = "emoji"
     """Where pairs come from; emoji is embedded and needs no files."""
     path: Location | None = None
     """Root folder (coco, folder), csv file, or shards: folder, brace range, URL, or several joined by '::'."""

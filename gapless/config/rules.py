@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from gapless.config import Config, LossConfig, ModelConfig, Ramp, check_types
+from gapless.config.sources import SOURCES
 from gapless.errors import ConfigError
 
 Rule = tuple[str, bool, str]
@@ -23,7 +24,7 @@ def check_config(config: Config) -> None:
         ("data.captions", _is_caption_rule(c.data.captions), "first, random, index:K or all"),
         ("data.val_captions", _is_caption_rule(c.data.val_captions, ("first",)), "first or index:K"),
         ("data.timeout", c.data.timeout < 1e6, "a number of seconds below 1e6"),
-        ("data.path", c.data.source == "emoji" or bool(c.data.path), f"set for source {c.data.source}"),
+        ("data.path", bool(c.data.path) or not SOURCES[c.data.source].needs_path, f"set for source {c.data.source}"),
         ("data.second_image", c.data.second_image == "same" or c.data.source == "emoji", "same for other sources"),
         ("data.second_image", c.data.second_image == "same" or c.model.towers == "image-image",
          "same unless model.towers is image-image"),
@@ -32,7 +33,7 @@ def check_config(config: Config) -> None:
         *_of_terms(c.loss),
         ("eval.keep_embeddings", all(-1 <= e <= c.train.epochs for e in c.eval.keep_embeddings),
          "a list of epochs from 0 to train.epochs, or -1 for the last"),
-        ("eval.split", c.eval.split != "test" or c.data.source == "emoji" or bool(c.data.karpathy),
+        ("eval.split", c.eval.split != "test" or "test" in SOURCES[c.data.source].splits or bool(c.data.karpathy),
          "val or train for data without a test split"),
     ]  # fmt: skip
     refuse(config, rules)

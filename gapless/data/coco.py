@@ -5,13 +5,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from gapless.config import DataConfig
 from gapless.data.images import printable
-from gapless.data.pairs import FilePair
+from gapless.data.pairs import FilePair, FileSource
 from gapless.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 LAYOUT = "expected ROOT/train2017/*.jpg, ROOT/val2017/*.jpg and ROOT/annotations/captions_{train,val}2017.json"
+
+
+def build_coco(config: DataConfig, split: str) -> FileSource:
+    """The source ``coco``; raises DataError as :func:`coco_pairs`."""
+    karpathy = Path(config.karpathy) if config.karpathy else None
+    return FileSource(coco_pairs(Path(str(config.path)), split, karpathy))
 
 
 def coco_pairs(root: Path, split: str, karpathy: Path | None = None) -> list[FilePair]:

