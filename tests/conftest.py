@@ -20,6 +20,11 @@ ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test's name holds no bytes: those of a pickle differ in each process, and pytest-xdist compares the names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _nothing_of_other_tests() -> Iterator[None]:
     """Seeds, the environment, levels of logging and accelerate's states are those of a fresh process."""
