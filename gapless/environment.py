@@ -27,7 +27,7 @@ PORT = "29500"
 def read_processes() -> None:
     """Give the processes of every launcher torchrun's variables, by which torch and accelerate join.
 
-    Processes without a GPU are told to join as CPUs, which accelerate does not do by itself.
+    Processes without a GPU join as CPUs, which accelerate does not do by itself.
 
     Raises:
         ConfigError: there are several, and this one cannot know which it is, or where the first one is.
@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 def check_accelerate(precision: str) -> None:
-    """Refuse what accelerate was told and a run does not do, before anything is loaded.
+    """Refuse settings of accelerate that a run does not follow, before anything is loaded.
 
     Args:
         precision: ``train.precision``: auto for accelerate's, else what stands against it.

@@ -195,15 +195,15 @@ def measure_of(name: str) -> Measure:
     """
     place, _, last = name.rpartition("/")
     base, at, cutoff = last.partition("@")
-    found = MEASURES.get(f"{place}/{base}")
-    if found is None and place == "train":
-        found = Measure(name, last, "low", "Training", last)
-    elif found is None and place == "train/weight":
-        found = Measure(name, f"weight of {last}", "", "Training", f"weight of {last}")
-    elif found is None and place == "data":
+    measure = MEASURES.get(f"{place}/{base}")
+    if measure is None and place == "train":
+        measure = Measure(name, last, "low", "Training", last)
+    elif measure is None and place == "train/weight":
+        measure = Measure(name, f"weight of {last}", "", "Training", f"weight of {last}")
+    elif measure is None and place == "data":
         title = last.replace("_", " ")
-        found = Measure(name, title, "", "Counts", title)
-    found = found or MEASURES.get(base)
-    if found is None:
+        measure = Measure(name, title, "", "Counts", title)
+    measure = measure or MEASURES.get(base)
+    if measure is None:
         return Measure(name, name, "", "", name)
-    return replace(found, name=name, title=found.title + at + cutoff, short=found.short + at + cutoff)
+    return replace(measure, name=name, title=measure.title + at + cutoff, short=measure.short + at + cutoff)

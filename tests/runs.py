@@ -174,20 +174,27 @@ def _enter(
 
 @contextlib.contextmanager
 def terminated(path: Path, lines: int) -> Iterator[None]:
-    """Send this process SIGTERM once a file has so many lines."""
+    """Send this process SIGTERM once a file has so many lines and the command listens."""
 
     def watch() -> None:
         if wait_for(path, lines, lambda: not ended.is_set()):
+            while signal.getsignal(signal.SIGTERM) is outside and not ended.is_set():
+                time.sleep(0.002)
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def outside(number: int, frame: object) -> None:
+        """Passes over a signal that comes before or after the command: it would end the tests."""
 
     ended = threading.Event()
     watcher = threading.Thread(target=watch)
+    before = signal.signal(signal.SIGTERM, outside)
     watcher.start()
     try:
         yield
     finally:
         ended.set()
         watcher.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_for(path: Path, lines: int, alive: Callable[[], bool]) -> bool:

@@ -58,7 +58,7 @@ def test_torchrun_inside_of_a_job_step_decides():
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
         ({"WORLD_SIZE": "2"}, "RANK: not set"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE: 'two'"),
@@ -69,9 +69,9 @@ def test_torchrun_inside_of_a_job_step_decides():
         (dict(zip(LAUNCHERS["srun"], ("2", "1", "0", "1(x2)"), strict=True)), "MASTER_ADDR: not set"),
     ],
 )
-def test_processes_that_cannot_find_each_other_are_refused(variables, told):
+def test_processes_that_cannot_find_each_other_are_refused(variables, message):
     os.environ.update(variables)
-    with pytest.raises(ConfigError, match="^" + told.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match="^" + message.replace("(", r"\(")):
         read_processes()
 
 
@@ -94,7 +94,7 @@ def test_settings_of_accelerate_that_would_be_ignored_are_refused(name):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="of CPUs")
 @pytest.mark.parametrize(
-    ("variables", "precision", "told"),
+    ("variables", "precision", "message"),
     [
         ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "auto", "ACCELERATE_MIXED_PRECISION: 'fp8'"),
         ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "auto", "ACCELERATE_MIXED_PRECISION: fp16 does not work on a CPU"),
@@ -102,9 +102,9 @@ def test_settings_of_accelerate_that_would_be_ignored_are_refused(name):
         ({"ACCELERATE_USE_FSDP": "true"}, "auto", "ACCELERATE_USE_FSDP: FSDP does not work on CPUs"),
     ],
 )
-def test_what_a_cpu_cannot_do_is_refused(variables, precision, told):
+def test_what_a_cpu_cannot_do_is_refused(variables, precision, message):
     os.environ.update(variables)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         check_accelerate(precision)
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     check_accelerate("bf16")  # the run's own precision stands against accelerate's
@@ -126,14 +126,14 @@ def test_work_in_full_precision_does_not_mind_that_of_training():
 
 def test_found_out_before_anything_is_loaded_by_train_and_doctor(tmp_path):
     path = write_config(tiny_config(tmp_path / "runs", model__pretrained="/nowhere.pt"), tmp_path / "base.yaml")
-    for variables, told in (
+    for variables, output in (
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED: 'true'"),
         ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "ACCELERATE_MIXED_PRECISION: 'fp8'"),
     ):
         said = run("train", f"--config={path}", code=2, **variables)
-        assert said.startswith(f"gapless: error: {told}")
+        assert said.startswith(f"gapless: error: {output}")
         assert said.count("\n") == 1
-        assert told in " ".join(run("doctor", f"--config={path}", code=2, **variables).split())
+        assert output in " ".join(run("doctor", f"--config={path}", code=2, **variables).split())
     keyless = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "NETRC": str(tmp_path / "none"), "HOME": str(tmp_path)}
     for verb in ("train", "doctor"):
         said = run(verb, f"--config={path}", "--tracking.to=[wandb]", code=2, **keyless)

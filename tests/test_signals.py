@@ -78,14 +78,14 @@ def test_a_signal_that_was_passed_over_still_stops_the_training(verb):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[/a/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7", "died: Connection closed"),
         ("Timed out waiting 5000ms for recv operation to complete", "did not answer within the time limit"),
         ("DataLoader worker (pid 31) is killed by signal: Killed. ", "loader process was lost (killed by signal: Kill"),
     ],
 )
-def test_what_libraries_say_of_lost_processes(verb, text, told):
+def test_what_libraries_say_of_lost_processes(verb, text, message):
     def fail():
         with waiting_for("step 7"):
             raise RuntimeError(text)
@@ -93,7 +93,7 @@ def test_what_libraries_say_of_lost_processes(verb, text, told):
     verb(fail)
     said = run("report", code=5)
     assert "step 7: " in said
-    assert told in said
+    assert message in said
     assert "Traceback" not in said
     assert lost_process(RuntimeError("shape mismatch")) is None
     with pytest.raises(RuntimeError, match="shape") as raised, waiting_for("step 7"):

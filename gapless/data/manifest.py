@@ -66,7 +66,7 @@ def check_size(path: Path, record: ShardRecord | None) -> None:
 
 
 def remote_records(shards: list[str], timeout: float) -> dict[str, ShardRecord]:
-    """What files beside streamed shards tell of them, by address; shards of which nothing is told are left out.
+    """What files beside streamed shards record of them, by address; shards without a record are left out.
 
     Raises:
         DataError: a server that says nothing for ``timeout`` seconds, or a file that makes no sense.

@@ -21,7 +21,7 @@ NOT_WESTERN = re.compile(
 
 
 class UnreadableTextError(ValueError):
-    """Bytes that are no text, or in an encoding that cannot be told; ``line`` is where, counted from 1."""
+    """Bytes that are no text, or in an unknown encoding; ``line`` is where, counted from 1."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}; save the file as UTF-8")

@@ -58,7 +58,7 @@ class CaptionTokenizer:
 
 
 def too_long(tokenize: Any, captions: list[str], tokens: Tensor) -> list[str]:
-    """Which captions a tokenizer cut; of other functions than CaptionTokenizer that cannot be told."""
+    """Which captions a tokenizer cut; of other functions than CaptionTokenizer that is unknown."""
     return tokenize.too_long(captions, tokens) if isinstance(tokenize, CaptionTokenizer) else []
 
 

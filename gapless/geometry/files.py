@@ -30,8 +30,8 @@ def load_embeddings(path: Path, name: str = "", rows: int | None = None, seed: i
         unit-norm (N, D) float32, and whether the rows had to be normalised.
 
     Raises:
-        DataError: not a matrix, empty, not finite, with a row of zeros, or in 8 bits, where packed bits cannot be told
-            from quantised values; the message names the file.
+        DataError: not a matrix, empty, not finite, with a row of zeros, or in 8 bits that may be
+            packed bits or quantised values; the message names the file.
     """
     stored = _chosen(path, find_arrays(path), name)
     if len(stored.shape) != 2 or stored.dtype.kind not in "fiu":

@@ -167,7 +167,7 @@ def gap_verdict(metrics: Mapping[str, float], before: Mapping[str, float] | None
         "linear_separability": (abs(metrics["linear_separability"] - 0.5) <= CLOSED, f"0.5 within {CLOSED}"),
         "mixing@10": (abs(metrics["mixing@10"] - 0.5) <= CLOSED, f"0.5 within {CLOSED}"),
     }
-    checks = {n: f"{'yes' if ok else 'no'}: {metrics[n]:.3f}, wanted {aim}" for n, (ok, aim) in conditions.items()}
+    checks = {n: f"{'yes' if ok else 'no'}: {metrics[n]:.3f}, expected {aim}" for n, (ok, aim) in conditions.items()}
     words = f"{rank:.1f}, {comparison}; mean cosine within a modality {cone:.2f}"
     checks["effective_rank"] = f"{'no' if fell else 'yes'}: {words}"
     verdict = "collapsed" if fell else "closed" if all(ok for ok, _ in conditions.values()) else "open"

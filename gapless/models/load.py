@@ -34,7 +34,7 @@ class LoadedModel:
 
 
 def check_model(name: str, pretrained: str | None = None) -> Path | None:
-    """Find a model without loading it, so that a slip is told before hours of work.
+    """Find a model without loading it, so that a slip is refused before hours of work.
 
     Args:
         name: folder of a run (its export), of an export or of a checkpoint; or an open_clip name.

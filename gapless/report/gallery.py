@@ -52,9 +52,9 @@ class Gallery:
         settings = str({k: v for k, v in run.config.items() if k.startswith("data.") or k in ("eval.split", "seed")})
         if settings not in self.sources:
             self.sources[settings] = _source(run)
-        found = self.sources[settings]
-        if found is not None and 0 <= position < len(found[0]) and found[0].key(position) == key:
-            source, rule = found
+        loaded = self.sources[settings]
+        if loaded is not None and 0 <= position < len(loaded[0]) and loaded[0].key(position) == key:
+            source, rule = loaded
             try:
                 pair = source.load(position)
                 self.captions[name] = pick_caption(pair, rule, "")
@@ -98,12 +98,12 @@ class Embedded:
 def load_embedded(run: RunRecord) -> Embedded | None:
     """The run's embeddings; None, and a note, where there are none that can be read."""
     try:
-        found = {epoch: _usable(path, load_pairs(path)) for epoch, path in run.embeddings.items()}
+        epochs = {epoch: _usable(path, load_pairs(path)) for epoch, path in run.embeddings.items()}
     except DataError as error:
         logger.warning("%s", error)
         run.notes.append(str(error))
         return None
-    return Embedded(run, found) if found else None
+    return Embedded(run, epochs) if epochs else None
 
 
 def _usable(path: Path, features: Embeddings) -> Embeddings:
@@ -144,7 +144,7 @@ def embedding_map(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
                 "epoch": epoch,
                 "plane": [_rounded(((s - both.mean(dim=0)) @ axes[:, :2]).T) for s in sides],
                 "space": [_rounded(((s - centre) @ space).T) for s in sides],
-                "told": _told(embedded.run, epoch),
+                "scores": _scores(embedded.run, epoch),
             }
         )
     indices, keys = last.indices.tolist(), last.keys
@@ -156,7 +156,7 @@ def _rounded(values: Tensor) -> list[list[float]]:
     return [[round(v, 4) for v in row] for row in values.tolist()]
 
 
-def _told(run: RunRecord, epoch: int) -> str:
+def _scores(run: RunRecord, epoch: int) -> str:
     """The scores of an epoch that a reader of the map wants."""
     shown = ("val/centroid_distance", "val/linear_separability", "val/text_retrieval_recall@1")
     values = {name: dict(run.curve(name)).get(epoch) for name in shown}
@@ -165,10 +165,10 @@ def _told(run: RunRecord, epoch: int) -> str:
 
 @dataclass
 class Example:
-    """A query and what was found for it, best first; names are the gallery's."""
+    """A query and what it retrieves, best first; names are the gallery's."""
 
     query: str
-    found: list[str]
+    retrieved: list[str]
     right: int
     """Rank of the right one, counted from 1."""
 

@@ -59,18 +59,18 @@ def write_report(
         check_file(output.with_suffix(suffix))
     runs = _distinct(runs)
     title = title or ("Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
-    found = [each for each in map(load_embedded, runs) if each]
+    embedded = [loaded for loaded in map(load_embedded, runs) if loaded]
     panels = list(curves(runs))
     names = [run.name for run in runs]
-    lasts = {each.run.name: each.last for each in found}
+    lasts = {kept.run.name: kept.last for kept in embedded}
     sections = {
         "Curves": panels,
-        "Cumulative explained variance": variance(lasts, names) if found else [],
+        "Cumulative explained variance": variance(lasts, names) if embedded else [],
         "Cosines": [cosines(name, features) for name, features in lasts.items()],
     }
     shown = [*tables, final_table(runs), *_result_tables(runs)]
     setup, notes = setup_table(runs), [f"{run.name}: {note}" for run in runs for note in run.notes]
-    page = _page(title, runs, found, sections, shown, setup, notes)
+    page = _page(title, runs, embedded, sections, shown, setup, notes)
     figures = _figures(output.with_name(f"{output.stem}_figures"), sections, lasts)
     listed = "".join(
         f"![{path.stem}]({quote(f'{path.parent.name}/{path.name}')})\n\n" for path in figures if path.suffix == ".png"
@@ -129,8 +129,8 @@ def _result_tables(runs: Sequence[RunRecord]) -> list[Table]:
         else:
             counts = ", ".join(f"{name} {result.num_samples}" for name, result in each.results.items())
             note = f"Not over the same samples ({counts}): these numbers cannot be compared, and none is marked."
-        told = (f"{name} ({RANDOM})" if each.results[name].pretrained == RANDOM else name for name in names)
-        tables.append(Table(each.title, ["", *told], rows, note))
+        titles = (f"{name} ({RANDOM})" if each.results[name].pretrained == RANDOM else name for name in names)
+        tables.append(Table(each.title, ["", *titles], rows, note))
     return tables
 
 
@@ -151,7 +151,7 @@ def setup_table(runs: Sequence[RunRecord]) -> Table:
 def _page(
     title: str,
     runs: Sequence[RunRecord],
-    found: Sequence[Embedded],
+    embedded: Sequence[Embedded],
     sections: dict[str, list[Panel]],
     tables: Sequence[Table],
     setup: Table,
@@ -161,8 +161,8 @@ def _page(
 
     gallery = Gallery()
     charts, shown = _charts(sections)
-    maps = [embedding_map(each, gallery) for each in found]
-    examples = [_examples(each, gallery) for each in found if _has_texts(each.run)]
+    maps = [embedding_map(kept, gallery) for kept in embedded]
+    examples = [_examples(kept, gallery) for kept in embedded if _has_texts(kept.run)]
     content = {"charts": charts, "maps": maps, "pictures": gallery.pictures, "captions": gallery.captions}
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((ASSETS / "page.html.j2").read_text(encoding="utf-8")).render(
@@ -212,10 +212,10 @@ def _examples(embedded: Embedded, gallery: Gallery) -> dict[str, Any]:
 def _figures(folder: Path, sections: dict[str, list[Panel]], lasts: dict[str, Embeddings]) -> list[Path]:
     """The main curves, the variance and the cosines, and a map of each run, as .pdf and .png."""
     written = []
-    for told, panels in sections.items():
+    for section, panels in sections.items():
         chosen = [panel for panel in panels if panel.title in MAIN] or panels
         for suffix in (".pdf", ".png") if chosen else ():
-            path = folder / f"{told.lower().replace(' ', '_')}{suffix}"
+            path = folder / f"{section.lower().replace(' ', '_')}{suffix}"
             draw_panels(chosen, path)
             written.append(path)
     for suffix in (".pdf", ".png") if lasts else ():

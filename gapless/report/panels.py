@@ -64,7 +64,7 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Panel]:
     names = dict.fromkeys(name for run in runs for name in run.metrics if name not in HIDDEN)
     for name in [*(n for n in MAIN if n in names), *(n for n in names if n not in MAIN)]:
         lines = [(k, run.name, run.curve(name)) for k, run in enumerate(runs)]
-        series = [Series(told, [e for e, _ in c], [v for _, v in c], k) for k, told, c in lines if c]
+        series = [Series(run, [e for e, _ in c], [v for _, v in c], k) for k, run, c in lines if c]
         if series:
             yield Panel(name, "epoch", series, (0.45, 1.02) if name.endswith("linear_separability") else None)
 
@@ -117,9 +117,9 @@ def cosines(name: str, features: Embeddings) -> Panel:
     high = max(high, low + 1e-3)
     centres = torch.linspace(low, high, 2 * BINS + 1)[1::2].tolist()
 
-    def line(told: str, values: Tensor, number: int) -> Series:
+    def line(label: str, values: Tensor, number: int) -> Series:
         density = torch.histc(values.float(), BINS, low, high) * BINS / ((high - low) * len(values))
-        return Series(told, [round(c, 4) for c in centres], [round(v, 4) for v in density.tolist()], number, True)
+        return Series(label, [round(c, 4) for c in centres], [round(v, 4) for v in density.tolist()], number, True)
 
     return Panel(name, "cosine", [line("pairs", pairs, 0), line("non-pairs", others, 1)])
 

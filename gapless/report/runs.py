@@ -45,14 +45,14 @@ class RunRecord:
 
     @property
     def data(self) -> str:
-        """What the run was evaluated on, so that runs of different data can be told apart."""
+        """What the run was evaluated on, so that runs of different data are not mixed."""
         keys = ["data.source", "data.path", "data.val_path", "data.val_captions", "eval.split"]
         subset = ["data.train_samples", "seed"] if self.config.get("eval.split") == "train" else ["data.val_samples"]
-        found = {key: self.config.get(key) for key in keys + subset}
-        if found.get("data.train_samples", 0) is None:
-            found["seed"] = None  # a seed chooses a subset only
+        settings = {key: self.config.get(key) for key in keys + subset}
+        if settings.get("data.train_samples", 0) is None:
+            settings["seed"] = None  # a seed chooses a subset only
         named = {"data.train_samples": "{} pairs", "data.val_samples": "{} pairs", "seed": "seed {}"}
-        return ", ".join(named.get(key, "{}").format(value) for key, value in found.items() if value is not None)
+        return ", ".join(named.get(key, "{}").format(value) for key, value in settings.items() if value is not None)
 
 
 def load_run(folder: Path) -> RunRecord:
@@ -105,8 +105,8 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _short(told: object) -> str:
-    text = str(told)
+def _short(value: object) -> str:
+    text = str(value)
     return text if len(text) < 80 else f"{text[:77]}..."
 
 

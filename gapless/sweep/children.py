@@ -1,4 +1,4 @@
-"""The processes that train the runs of a sweep: started in a group of their own, told to save, and waited for."""
+"""The processes that train the runs of a sweep: in a group of their own, stopped so that they save, and awaited."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ class Child:
 
     Args:
         command: its words.
-        log: file for all that it says; None for this process's own output.
+        log: file for its output; None for this process's own output.
         environment: variables beside those of this process.
     """
 
@@ -30,9 +30,9 @@ class Child:
             self._code = Path(file.name)
         if log:
             log.parent.mkdir(parents=True, exist_ok=True)
-        # Programs that lie beside this Python are found without an activated environment.
+        # Programs that lie beside this Python start without an activated environment.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-        told = {"PATH": path, "GAPLESS_EXIT_CODE_FILE": str(self._code)}
+        own = {"PATH": path, "GAPLESS_EXIT_CODE_FILE": str(self._code)}
         output = log.open("a") if log else None
         try:
             # A group of its own: a signal to ours reaches it once, through ``stop``, or when this process is killed.
@@ -41,7 +41,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | environment | told,
+                env=os.environ | environment | own,
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )

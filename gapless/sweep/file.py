@@ -140,14 +140,14 @@ def _sweep(tree: dict[str, Any], title: str) -> Sweep:
         raise ConfigError("metric: missing, method bayes needs to know what it looks for")
     if "command" not in tree and tree.get("program", "gapless") != "gapless":
         raise ConfigError(f"command: missing, and program {tree['program']!r} is not gapless")
-    told = {key: tree.get(key) for key in ("program", "run_cap", "project", "entity")}
+    rest = {key: tree.get(key) for key in ("program", "run_cap", "project", "entity")}
     return Sweep(
         method=tree["method"],
         parameters=read_parameters(tree["parameters"], tree["method"] == "grid"),
         title=tree.get("name", title),
         metric=Metric(**tree["metric"]) if "metric" in tree else None,
         command=tuple(map(str, tree["command"])) if "command" in tree else None,
-        **told,
+        **rest,
     )
 
 
@@ -157,8 +157,8 @@ def check_keys(tree: Mapping[Any, Any], known: Mapping[str, Check], prefix: str,
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             raise ConfigError(f"{prefix}{key}: unknown key" + (f", did you mean {prefix}{close[0]}?" if close else ""))
-        wanted, holds = known[key]
-        refuse(holds(value), f"{prefix}{key}", value, wanted)
+        rule, holds = known[key]
+        refuse(holds(value), f"{prefix}{key}", value, rule)
     for key in required:
         if key not in tree:
             raise ConfigError(f"{prefix}{key}: missing, it must be {known[key][0]}")

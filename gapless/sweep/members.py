@@ -30,7 +30,7 @@ class Members:
         self.allow_missing = allow_missing
         self._folders: dict[str, Path] = {}
         self._configs: dict[Path, Config] = {}
-        if sweep.method == "grid":  # a slip is found before the first run, not after hours
+        if sweep.method == "grid":  # a slip shows before the first run, not after hours
             for point in each_value_once(sweep):
                 self._refusal(point)
         # What the file does not draw now was drawn from another one.

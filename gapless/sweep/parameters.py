@@ -249,10 +249,10 @@ def _check_knobs(where: str, kind: str, knobs: Mapping[str, Any]) -> None:
         refuse(finite, where, dict(knobs), "a distribution of finite values")
 
 
-def refuse(holds: bool, key: str, value: Any, wanted: str) -> None:
+def refuse(holds: bool, key: str, value: Any, rule: str) -> None:
     """Raise ConfigError that names the key, unless its value holds."""
     if not holds:
-        raise ConfigError(f"{key}: {str(value)[:80]!r} does not work, it must be {wanted}")
+        raise ConfigError(f"{key}: {str(value)[:80]!r} does not work, it must be {rule}")
 
 
 def position(value: Any, values: list[Any]) -> int | None:

@@ -119,8 +119,8 @@ def _table(members: Members) -> Table:
     best = best_row({str(k): {"value": t.value} for k, t in enumerate(members.trials) if t.value is not None}, column)
     rows = []
     for k, trial in enumerate(members.trials):
-        told = trial.state if trial.value is None else f"{trial.value:.4f}"
+        value = trial.state if trial.value is None else f"{trial.value:.4f}"
         values = (value_of(parameter, trial.parameters) for parameter in varied)
         cells = (Cell(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in values)
-        rows.append([Cell(Path(trial.folder).name), *cells, Cell(told, str(k) == best)])
+        rows.append([Cell(Path(trial.folder).name), *cells, Cell(value, str(k) == best)])
     return Table(f"Sweep {sweep.title}", ["run", *(parameter.name for parameter in varied), metric], rows)

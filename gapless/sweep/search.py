@@ -87,9 +87,9 @@ def _tell(
     searched: Sequence[Parameter],
     space: dict[str, BaseDistribution],
 ) -> None:
-    """Tell a search of a trial, unless it has values that the file does not give."""
-    found = {p.name: _drawn(p, value_of(p, trial.parameters)) for p in searched}
-    if any(value is None for value in found.values()):
+    """Add a trial to a search, unless it has values that the file does not give."""
+    drawn = {p.name: _drawn(p, value_of(p, trial.parameters)) for p in searched}
+    if any(value is None for value in drawn.values()):
         return
     value, state = trial.value, TrialState.COMPLETE
     if trial.state == "failed":
@@ -97,7 +97,7 @@ def _tell(
     if trial.state in ("pending", "running"):
         value, state = None, TrialState.RUNNING
     if value is not None or state == TrialState.RUNNING:
-        study.add_trial(create_trial(params=found, distributions=space, value=value, state=state))
+        study.add_trial(create_trial(params=drawn, distributions=space, value=value, state=state))
 
 
 def _imputed(metric: Metric, trial: Trial, trials: Sequence[Trial]) -> float | None:
@@ -139,12 +139,12 @@ def _drawn(parameter: Parameter, value: Any) -> Any:
 def can_draw(sweep: Sweep, values: Values) -> bool:
     """Whether a run of the sweep can have these parameters, and no others."""
     paths = [parameter.path for parameter in sweep.parameters]
-    found = [value_of(parameter, values) for parameter in sweep.parameters]
-    if canonical(nested(sweep.parameters, found)) != canonical(values) or len(set(paths)) < len(paths):
+    own = [value_of(parameter, values) for parameter in sweep.parameters]
+    if canonical(nested(sweep.parameters, own)) != canonical(values) or len(set(paths)) < len(paths):
         return False
     if sweep.method == "grid":
-        return all(position(v, p.choices) is not None for p, v in zip(sweep.parameters, found, strict=True))
-    return all(_drawn(p, v) is not None for p, v in zip(sweep.parameters, found, strict=True))
+        return all(position(v, p.choices) is not None for p, v in zip(sweep.parameters, own, strict=True))
+    return all(_drawn(p, v) is not None for p, v in zip(sweep.parameters, own, strict=True))
 
 
 def nested(parameters: Sequence[Parameter], values: Sequence[Any]) -> Values:

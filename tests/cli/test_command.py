@@ -54,27 +54,27 @@ def test_wrong_arguments_are_one_line_that_names_the_key(arguments, message):
         parse("train", arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    told = run("train", *arguments, code=2)
-    assert told.startswith("gapless: error: ")
-    assert told.count("\n") == 1
+    output = run("train", *arguments, code=2)
+    assert output.startswith("gapless: error: ")
+    assert output.count("\n") == 1
 
 
 def test_unknown_keys_of_a_file(tmp_path):
     (tmp_path / "a.yaml").write_text("data: {batchsize: 8}\n")
-    told = run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
-    assert "data.batchsize: unknown key, did you mean data.batch_size?" in told
+    output = run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
+    assert "data.batchsize: unknown key, did you mean data.batch_size?" in output
     (tmp_path / "a.yaml").write_text("dta: {batch_size: 8}\n")
     assert "dta" in run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
     (tmp_path / "a.yaml").write_text("data: [\n")
-    told = run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
-    assert told.count("\n") == 1
+    output = run("train", f"--config={tmp_path / 'a.yaml'}", code=2)
+    assert output.count("\n") == 1
 
 
 def test_help_has_every_key():
     assert run("--help") == f"{overview()}\n"
-    told = run("train", "--help")
+    output = run("train", "--help")
     for words in ("--data.batch_size", "Pairs in a global batch", "--loss.terms", "--optim.ema_decay"):
-        assert words in told
+        assert words in output
     assert "did you mean train?" in run("trian", code=2)
     assert "gapless 0." in run("--version")
 
@@ -92,37 +92,37 @@ def test_gap_of_two_files(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", generator.normal(size=(30, 4)))
-    told = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"), "--json")
-    scores = json.loads(told[told.index("{") :])
+    output = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"), "--json")
+    scores = json.loads(output[output.index("{") :])
     assert (scores["num_images"], scores["dimension"], scores["normalised"]) == (30, 4, True)
     assert 0 < scores["centroid_distance"] < 1
     assert scores["text_retrieval_recall@1"] >= 0
-    assert "rows normalised to length 1" in told
+    assert "rows normalised to length 1" in output
     np.save(tmp_path / "b.npy", np.zeros((30, 4)))
-    told = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"), code=3)
-    assert told.startswith("gapless: error: ")
-    assert "rows of zeros" in told
+    output = run("gap", "--images", str(tmp_path / "a.npy"), "--texts", str(tmp_path / "b.npy"), code=3)
+    assert output.startswith("gapless: error: ")
+    assert "rows of zeros" in output
     assert "Traceback" in run("gap", "--images", "none.npy", "--texts", "none.npy", "--debug", code=3)
 
 
 def test_doctor_shows_brackets_of_paths(tmp_path, capsys):
     path = str(write_config(tiny_config(tmp_path), tmp_path / "c.yaml"))
-    told = run("doctor", "--config", path, "--data.source=folder", "--data.path=/data/[train]/x", code=3)
-    assert "/data/[train]/x" in " ".join(told.split())
+    output = run("doctor", "--config", path, "--data.source=folder", "--data.path=/data/[train]/x", code=3)
+    assert "/data/[train]/x" in " ".join(output.split())
 
 
 def test_doctor(tmp_path):
     path = str(write_config(tiny_config(tmp_path), tmp_path / "c.yaml"))
-    told = run("doctor", "--config", path)
+    output = run("doctor", "--config", path)
     for words in ("96 pairs, 6 steps an epoch", "40 pairs", "first batch: 16 images of 32 x 32", "are free"):
-        assert words in " ".join(told.split())
+        assert words in " ".join(output.split())
     assert not (tmp_path / "tiny").exists()
-    told = run("doctor", "--config", path, "--data.source=coco", "--data.path=/nowhere", code=3)
-    assert "looked for the folder /nowhere with the images" in " ".join(told.split())
-    assert "fails" in told
+    output = run("doctor", "--config", path, "--data.source=coco", "--data.path=/nowhere", code=3)
+    assert "looked for the folder /nowhere with the images" in " ".join(output.split())
+    assert "fails" in output
     run("doctor", "--config", path, "--optim.lr=-1", code=2)
-    told = run("doctor", "--config", path, "--model.name=local-dir:/nowhere", "--model.architecture=null", code=3)
-    assert "96 pairs, none decoded without the model" in " ".join(told.split())
+    output = run("doctor", "--config", path, "--model.name=local-dir:/nowhere", "--model.architecture=null", code=3)
+    assert "96 pairs, none decoded without the model" in " ".join(output.split())
 
 
 def test_prepare_says_what_is_wrong(tmp_path):
@@ -131,12 +131,12 @@ def test_prepare_says_what_is_wrong(tmp_path):
     assert "resize: 0 does not work" in run(
         "prepare", "emoji", "--resize", "0", "--output", str(tmp_path / "x"), code=2
     )
-    told = run("prepare", "emoji", "--split", "test", "--workers", "0", "--output", str(tmp_path / "shards"))
-    assert "395 pairs in 1 shards" in told
+    printed = run("prepare", "emoji", "--split", "test", "--workers", "0", "--output", str(tmp_path / "shards"))
+    assert "395 pairs in 1 shards" in printed
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (MemoryError("Unable to allocate 30 TiB"), "there is not enough memory (Unable to allocate 30 TiB)"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "there is not enough memory (CUDA out of memory"),
@@ -145,14 +145,14 @@ def test_prepare_says_what_is_wrong(tmp_path):
         (DataError("a\nb is damaged"), "a b is damaged"),
     ],
 )
-def test_what_no_code_foresaw_is_one_line_where_a_user_can_act_on_it(error, told, tmp_path):
+def test_what_no_code_foresaw_is_one_line_where_a_user_can_act_on_it(error, message, tmp_path):
     def fail(*_):
         raise error
 
     with mock.patch.dict(VERBS, {"export": VERBS["export"]._replace(run=fail)}):
         said = run("export", str(tmp_path), code=3)
     assert said == f"gapless: error: {said[16:-1]}\n"
-    assert told in said
+    assert message in said
 
 
 def test_a_bug_shows_its_traceback(tmp_path):

@@ -13,7 +13,7 @@ def test_what_comes_before_the_verb_is_for_accelerate():
 
 
 @pytest.mark.parametrize(
-    ("failures", "told"),
+    ("failures", "text"),
     [
         ([(0, 5, {"message": "the other died"}), (1, -9, "")], r"process 1 of the run was killed \(SIGKILL\)"),
         ([(0, 5, {"message": "it did not answer within the time limit"}), (1, -9, "")], "it did not answer"),
@@ -21,8 +21,8 @@ def test_what_comes_before_the_verb_is_for_accelerate():
         ([(3, -11, "")], r"process 3 of the run was killed \(SIGSEGV\)"),
     ],
 )
-def test_one_line_tells_of_lost_processes(failures, told):
-    with pytest.raises(LostProcessError, match=told):
+def test_one_line_tells_of_lost_processes(failures, text):
+    with pytest.raises(LostProcessError, match=text):
         _outcome(failures)
 
 

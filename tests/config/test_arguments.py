@@ -47,11 +47,11 @@ def test_ranges(name, works, fails, words):
         for each, null in ((kind, ""), (kind | None, ", or null")):
             with pytest.raises(ConfigError) as caught:
                 parsed(each, f"--key={text}")
-            told = str(caught.value)
-            assert told.startswith(f"key: {text[:77]}")
-            assert words in told
-            assert told.endswith(null)
-            assert "\n" not in told
+            output = str(caught.value)
+            assert output.startswith(f"key: {text[:77]}")
+            assert words in output
+            assert output.endswith(null)
+            assert "\n" not in output
 
 
 def test_numbers_that_a_file_holds(tmp_path):
@@ -77,8 +77,11 @@ def test_home_and_variables_of_paths(kind, monkeypatch):
         ("17", "17"),
     ):
         assert parsed(kind, f"--key={text}") == plain(meant)
-    for text, told in (("${NOTHING}/a", r"^key: the environment variable NOTHING is not set \(in \$"), ("a\0", "NUL")):
-        with pytest.raises(ConfigError, match=told):
+    for text, output in (
+        ("${NOTHING}/a", r"^key: the environment variable NOTHING is not set \(in \$"),
+        ("a\0", "NUL"),
+    ):
+        with pytest.raises(ConfigError, match=output):
             parsed(kind, f"--key={text}")
 
 

@@ -96,7 +96,7 @@ def test_defaults_that_are_mappings_keep_their_other_keys():
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("--model.temperature.from=0.1", "model.temperature: {'from': 0.1} has no key to"),
         ("--loss.terms={a: {from: 0, to: 1, by: 2}}", "has the unknown key by"),
@@ -122,15 +122,15 @@ def test_defaults_that_are_mappings_keep_their_other_keys():
         ("--config=${NO_SUCH}/a", "config: the environment variable NO_SUCH is not set"),
     ],
 )
-def test_what_does_not_work_is_one_line(typed, told):
+def test_what_does_not_work_is_one_line(typed, message):
     with pytest.raises(ConfigError) as caught:
         read_arguments(Config, [typed])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"model: 3", "model: 3 does not work, it must be a mapping of its keys"),
@@ -146,11 +146,11 @@ def test_what_does_not_work_is_one_line(typed, told):
         (b"data: {augmentation.re_prob: 0.5}", "a key inside of data.augmentation is written nested in it"),
     ],
 )
-def test_files_that_do_not_work_are_one_line(tmp_path, content, told):
+def test_files_that_do_not_work_are_one_line(tmp_path, content, message):
     (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_arguments(Config, [f"--config={tmp_path / 'a.yaml'}"])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

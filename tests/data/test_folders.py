@@ -41,8 +41,8 @@ def test_what_is_left_out_is_counted_once_with_its_ending(tmp_path, caplog):
     for _ in range(2):
         assert [p.key for p in folder_pairs(tmp_path)] == ["a", "b"]
     (said,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    told = said.partition("left out: ")[2].split(", ")
-    assert sorted(told) == [
+    output = said.partition("left out: ")[2].split(", ")
+    assert sorted(output) == [
         "1 .json", "1 .txt", "1 .txt without a picture", "1 without an ending", "2 .heic", "3 hidden"
     ]  # fmt: skip
 

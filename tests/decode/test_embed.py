@@ -92,7 +92,7 @@ def test_only_the_main_process_writes(world, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "empty", "splits", "told"),
+    ("data", "empty", "splits", "message"),
     [
         (DataConfig(), (), "train val test", None),
         (DataConfig(source="coco", path="/x"), (), "train val", "coco has no split test: the others are embedded"),
@@ -106,26 +106,26 @@ def test_only_the_main_process_writes(world, tmp_path, monkeypatch):
         (DataConfig(source="folder", path="/x"), (), "train val", "folder has no split test: the others are embedded"),
     ],
 )
-def test_the_splits_that_the_data_have_are_embedded(world, tmp_path, caplog, data, empty, splits, told):
+def test_the_splits_that_the_data_have_are_embedded(world, tmp_path, caplog, data, empty, splits, message):
     caplog.set_level(logging.INFO, "gapless.decode")
     world.empty = set(empty)
     written = embed_store("run", None, data, tmp_path / "s")
     assert list(written) == [f"{side}_{split}" for split in splits.split() for side in ("image", "text")]
-    assert caplog.messages == ([told] if told else [])
+    assert caplog.messages == ([message] if message else [])
 
 
 @pytest.mark.parametrize(
-    ("splits", "told"),
+    ("splits", "message"),
     [
         (["train", "nope"], "splits: 'nope' is not one of train, val, test"),
         ([], "splits: name at least one of train, val, test"),
         (["val"], "splits: train is needed, its means are what collapse subtracts"),
     ],
 )
-def test_splits_that_cannot_work_are_refused_before_a_model_is_loaded(world, tmp_path, splits, told):
+def test_splits_that_cannot_work_are_refused_before_a_model_is_loaded(world, tmp_path, splits, message):
     with pytest.raises(ConfigError) as error:
         embed_store("run", None, DATA, tmp_path / "s", splits)
-    assert str(error.value) == told
+    assert str(error.value) == message
     with pytest.raises(ConfigError) as error:
         embed_store("run", None, DATA, tmp_path / "s", batch_size=0)
     assert str(error.value) == "batch_size: 0 does not work, it must be at least 1"

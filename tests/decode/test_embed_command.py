@@ -1,4 +1,4 @@
-"""Stores as they are made, replaced and told apart: embeddings of one model, whole or as they were before."""
+"""Stores as they are made, replaced and distinguished: embeddings of one model, whole or as they were before."""
 
 import json
 import pickle
@@ -57,7 +57,7 @@ def test_the_splits_that_are_there_are_embedded_as_the_docs_show(models, picture
     assert "folder has no split test" in said
     assert {name[:-18] for name in contents(store)} == {"image_train", "image_val", "text_train", "text_val", ""}
     before = contents(store)
-    for splits, code, told in (
+    for splits, code, printed in (
         ("[train, nope]", 2, "splits"),
         ("[train, test]", 3, "not 'test'"),
         ("[val]", 2, "splits: train is needed"),
@@ -65,7 +65,7 @@ def test_the_splits_that_are_there_are_embedded_as_the_docs_show(models, picture
         said = run(
             "caption", "embed", str(models / "m5"), f"--output={store}", *source, f"--splits={splits}", code=code
         )
-        assert told in said.splitlines()[-1]
+        assert printed in said.splitlines()[-1]
         said = run(
             "caption",
             "embed",

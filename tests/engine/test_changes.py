@@ -129,8 +129,8 @@ def test_other_data_are_refused_wherever_they_lie(tmp_path):
         assert str(error.value) == f"{place}: {tmp_path} began with other data. Use fresh=true or name=ANOTHER"
     with pytest.raises(DataError) as error:
         refuse_other_data(tmp_path, ["train.epochs"], "other", progress)
-    told = f"data: pairs were added, removed or changed since {tmp_path} began. Use fresh=true or name=ANOTHER"
-    assert str(error.value) == told
+    output = f"data: pairs were added, removed or changed since {tmp_path} began. Use fresh=true or name=ANOTHER"
+    assert str(error.value) == output
     assert progress.data == "one"
     unknown = Progress()  # of a run that did not note it
     with pytest.raises(ConfigError):

@@ -52,5 +52,5 @@ def test_a_file_system_without_locks_is_no_end(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock.fcntl, "lockf", fails)
     with locked(tmp_path):
         (tmp_path / "work").touch()
-    told = f"{tmp_path} cannot be locked (No locks available): let no other process train there"
-    assert caplog.messages == [told]
+    output = f"{tmp_path} cannot be locked (No locks available): let no other process train there"
+    assert caplog.messages == [output]

@@ -20,8 +20,8 @@ def test_stopped_and_started_again_a_run_is_the_same(tmp_path, at):
     whole = task(tmp_path, name="whole", optim__ema_decay=0.6)
     expected = [without_clock(line) for line in lines(whole.carry_out())]
     made = task(tmp_path, optim__ema_decay=0.6)
-    told = interrupted(made, at)
-    assert told == f"stopped by a signal at step {at} of 6; the same command resumes"
+    output = interrupted(made, at)
+    assert output == f"stopped by a signal at step {at} of 6; the same command resumes"
     assert len(made.step.calls) == at  # the batch that was drawn is not trained on
     assert state(tmp_path / "task")["step"] == at
     scores = (0.0, 3.0, 1.0) if at < 3 else (1.0,)
@@ -44,8 +44,8 @@ def without_clock(line):
 
 def test_a_signal_before_the_first_step_saves_nothing(tmp_path):
     made = task(tmp_path)
-    told = interrupted(made, 0)
-    assert "at step 0 of 6" in told
+    output = interrupted(made, 0)
+    assert "at step 0 of 6" in output
     assert not (tmp_path / "task" / "checkpoints").exists()
 
 

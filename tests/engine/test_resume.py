@@ -58,14 +58,14 @@ def test_a_run_goes_on_from_a_whole_checkpoint(three):
     assert choose_checkpoint(three, "best") == three / "step_00000002"
     with pytest.raises(DataError) as error:
         choose_checkpoint(three, "latest")
-    told = f"{three / 'step_00000003'} is damaged: {MODEL} is not what was written"
-    assert str(error.value) == f"{told}; resume=older continues from step_00000002"
+    output = f"{three / 'step_00000003'} is damaged: {MODEL} is not what was written"
+    assert str(error.value) == f"{output}; resume=older continues from step_00000002"
     for step in (1, 2):
         (three / f"step_0000000{step}" / "optimizer.safetensors").unlink()
     assert damage(three / "step_00000001") == "optimizer.safetensors is missing"
     with pytest.raises(DataError) as error:
         choose_checkpoint(three, "latest")
-    assert str(error.value) == f"{told}; no older one is whole"
+    assert str(error.value) == f"{output}; no older one is whole"
     with pytest.raises(DataError) as error:
         choose_checkpoint(three, "older")
     assert str(error.value) == f"{three} has no whole checkpoint"
@@ -138,8 +138,8 @@ def test_a_process_that_was_not_there_begins_with_a_fresh_seed(tmp_path, caplog)
     torch.manual_seed(9)
     load_optimizer(tmp_path / "latest", run.accelerator, run.model, run.optimizer)
     assert torch.equal(torch.rand(1), expected)
-    told = f"{path} is not there, as in a run of fewer processes: this process begins with a fresh seed"
-    assert caplog.messages == [told]
+    output = f"{path} is not there, as in a run of fewer processes: this process begins with a fresh seed"
+    assert caplog.messages == [output]
 
 
 @pytest.mark.parametrize("file", ["optimizer.safetensors", "raw.safetensors"])

@@ -50,7 +50,7 @@ def test_devices_are_as_the_configuration_says(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "environment", "told"),
+    ("precision", "environment", "message"),
     [
         ("auto", {}, "1 process(es) on cpu, NO, precision fp32 (from accelerate)"),
         ("bf16", {}, "1 process(es) on cpu, NO, precision bf16 (from train.precision)"),
@@ -63,12 +63,12 @@ def test_devices_are_as_the_configuration_says(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_the_log_says_who_chose_the_precision(tmp_path, caplog, monkeypatch, precision, environment, told):
+def test_the_log_says_who_chose_the_precision(tmp_path, caplog, monkeypatch, precision, environment, message):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with caplog.at_level(logging.INFO, "gapless"):
         build_accelerator(task(tmp_path, train__precision=precision).config, tmp_path)
-    assert caplog.messages == [told if told.startswith("1 ") else f"1 process(es) on cpu, NO, {told}"]
+    assert caplog.messages == [message if message.startswith("1 ") else f"1 process(es) on cpu, NO, {message}"]
 
 
 def test_the_processes_that_joined_are_counted_and_fsdp_is_looked_at(tmp_path, monkeypatch):

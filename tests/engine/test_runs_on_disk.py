@@ -83,8 +83,8 @@ def test_weights_that_an_update_made_infinite_are_never_saved(tmp_path):
         run("train", "--config", str(path), code=75)
     last = os.readlink(folder / "checkpoints" / "latest")
     with mock.patch("gapless.engine.loop.learning_rate", return_value=1e38):
-        told = run("train", "--config", str(path), code=4)
-    assert "the update left weights that are not finite" in told
+        output = run("train", "--config", str(path), code=4)
+    assert "the update left weights that are not finite" in output
     assert os.readlink(folder / "checkpoints" / "latest") == last
     assert all(t.isfinite().all() for t in load_file(folder / "checkpoints" / last / MODEL).values())
     run("train", "--config", str(path))  # the last checkpoint is whole
@@ -94,8 +94,8 @@ def test_features_that_are_not_finite_name_the_step(tmp_path):
     path, _ = config(tmp_path)
     wrong = NonFiniteError("the image features are not finite")
     with mock.patch("gapless.eval.pairs.PairEvaluation.run", side_effect=wrong):
-        told = run("train", "--config", str(path), code=4)
-    assert "evaluation after step 0: the image features are not finite" in told
+        output = run("train", "--config", str(path), code=4)
+    assert "evaluation after step 0: the image features are not finite" in output
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
@@ -106,8 +106,8 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     other.start()
     try:
         assert entered.wait(60)
-        told = run("train", "--config", str(path), code=3)
-        assert f"{folder} is in use by process {other.pid} on" in told
+        output = run("train", "--config", str(path), code=3)
+        assert f"{folder} is in use by process {other.pid} on" in output
         assert os.listdir(folder) == ["lock"]
     finally:
         other.kill()
@@ -140,8 +140,8 @@ def test_a_flipped_bit_is_noticed_and_an_older_checkpoint_taken(tmp_path, file):
     data[place] ^= 1
     (newest / file).write_bytes(data)
     before = (folder / "metrics.jsonl").read_bytes()
-    told = run("train", "--config", str(path), code=3)
-    assert f"{newest.name} is damaged: {file} is not what was written; --resume=older continues from step_" in told
+    output = run("train", "--config", str(path), code=3)
+    assert f"{newest.name} is damaged: {file} is not what was written; --resume=older continues from step_" in output
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert f"kept as unused_{newest.name}" in run("train", "--config", str(path), "--resume=older")
     whole, other = config(tmp_path, "whole", optim__ema_decay=0.9)
@@ -175,8 +175,8 @@ def test_metrics_that_were_cut_are_cut_back_to_whole_lines(tmp_path, left):
     path, folder = stopped_run(tmp_path)
     os.truncate(folder / "metrics.jsonl", left)
     kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
-    told = run("train", "--config", str(path))
-    assert re.search(r"metrics.jsonl was cut since the checkpoint: \d+ of its \d+ bytes are there", told)
+    output = run("train", "--config", str(path))
+    assert re.search(r"metrics.jsonl was cut since the checkpoint: \d+ of its \d+ bytes are there", output)
     steps = [line["step"] for line in metrics(folder)]
     assert steps[: len(kept)] == [line["step"] for line in kept]
     assert steps[-1] == 6
@@ -264,10 +264,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # no file may be larger
     try:
-        told = run("train", "--config", str(path), code=3)
+        output = run("train", "--config", str(path), code=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "File too large" in told
+    assert "File too large" in output
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
     assert not list(folder.rglob(".tmp_*"))
     run("train", "--config", str(path))

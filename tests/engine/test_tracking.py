@@ -74,8 +74,8 @@ def test_lines_are_cut_back_to_whole_ones(tmp_path, caplog, offset, kept, warned
     Tracker(tmp_path, Recorder()).cut_back(offset)
     assert path.read_text() == "".join(["one\n", "two\n", "three\n"][:kept])
     there = len(path.read_text())
-    told = f"{path} was cut since the checkpoint: {there} of its {offset} bytes are there"
-    assert caplog.messages == ([told] if warned else [])
+    output = f"{path} was cut since the checkpoint: {there} of its {offset} bytes are there"
+    assert caplog.messages == ([output] if warned else [])
 
 
 def test_a_line_that_cannot_be_written_names_the_file(tmp_path):
@@ -119,8 +119,8 @@ def test_what_is_tracked_and_what_cannot_be(monkeypatch):
     for project in ("", " . ", "x" * 129, "a/b", "a%b", "a:b", "a?b", "a#b", "a\\b"):
         with pytest.raises(ConfigError) as error:
             check_trackers(TrackingConfig(to=["tensorboard"], project=project))
-        told = f"tracking.project: {project!r} does not work, it must be a name without / \\ # ? % :"
-        assert str(error.value) == told
+        output = f"tracking.project: {project!r} does not work, it must be a name without / \\ # ? % :"
+        assert str(error.value) == output
         assert check_trackers(TrackingConfig(project=project)) == "metrics.jsonl alone"
     check_trackers(TrackingConfig(to=["tensorboard"], project="x" * 128))
     for tags in ([""], ["a", "x" * 65]):

@@ -71,9 +71,9 @@ def test_bad_input(folder, code, words, command):
 
 
 def test_every_verb_has_rows():
-    told = [shlex.split(command.replace("T ", SHORT["T"] + " ", 1))[:3] for *_, command in rows()]
+    output = [shlex.split(command.replace("T ", SHORT["T"] + " ", 1))[:3] for *_, command in rows()]
     for verb in VERBS:
-        assert sum(" ".join(words).removeprefix("D ").startswith(verb) for words in told) >= 2, verb
+        assert sum(" ".join(words).removeprefix("D ").startswith(verb) for words in output) >= 2, verb
     assert len(rows()) >= 200
 
 

@@ -102,10 +102,10 @@ def test_wrong_input_is_one_line_and_leaves_nothing(place, monkeypatch, row):
     monkeypatch.chdir(place)
     *arguments, code, words = row
     before = state(place)
-    told = run(*command(place, *arguments), code=code)
-    (line,) = [line for line in told.splitlines() if line.startswith("gapless: error:")]
+    output = run(*command(place, *arguments), code=code)
+    (line,) = [line for line in output.splitlines() if line.startswith("gapless: error:")]
     assert words in line
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert state(place) == before
 
 
@@ -152,8 +152,8 @@ def test_robustness_leaves_no_curves_without_their_figure(place, tmp_path, monke
 
 
 def test_help_shows_ranges_and_choices():
-    told = run("robustness", "--help")
+    output = run("robustness", "--help")
     for words in ("PositiveInteger", "NonNegativeNumber", "AtLeastTwo", "Seed", *FAMILIES):
-        assert words in told
-    told = run("close", "--help")
-    assert all(method in told for method in METHODS)
+        assert words in output
+    output = run("close", "--help")
+    assert all(method in output for method in METHODS)

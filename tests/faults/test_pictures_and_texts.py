@@ -50,12 +50,14 @@ def test_every_verb_reads_what_can_be_read_and_names_the_rest(folder, tmp_path):
     tree["data"]["val_path"] = str(folder)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree))
-    told = " ".join(run("doctor", "--config", str(path)).split())
-    assert "captions are longer than the context and are cut" in told
-    assert "left out: 1 .heic" in told
-    told = run("train", "--config", str(path))
-    assert "captions that are longer than the model's context are cut, first: the picture was" in told
-    assert told.count("20 of 38 captions are longer than the model's context and are cut, first: the picture was") == 1
+    printed = " ".join(run("doctor", "--config", str(path)).split())
+    assert "captions are longer than the context and are cut" in printed
+    assert "left out: 1 .heic" in printed
+    printed = run("train", "--config", str(path))
+    assert "captions that are longer than the model's context are cut, first: the picture was" in printed
+    assert (
+        printed.count("20 of 38 captions are longer than the model's context and are cut, first: the picture was") == 1
+    )
     counts = metrics(tmp_path / "runs" / "tiny")[-2]
     assert counts["data/converted_bit_depth"] == 1
     assert counts["data/converted_long_caption"] >= 18
@@ -66,9 +68,9 @@ def test_every_verb_reads_what_can_be_read_and_names_the_rest(folder, tmp_path):
         "data/skipped_no_caption": 1,
     }
     options = ("--max_bad_fraction=0.5", "--workers=0")
-    told = run("prepare", "folder", f"--path={folder}", "--all", f"--output={tmp_path / 'out'}", *options)
-    assert "38 pairs in 1 shards" in told
+    printed = run("prepare", "folder", f"--path={folder}", "--all", f"--output={tmp_path / 'out'}", *options)
+    assert "38 pairs in 1 shards" in printed
     model = str(tmp_path / "runs" / "tiny")
     source = ("--data.source=folder", f"--data.path={folder}", f"--data.val_path={folder}")
-    told = run("eval", model, "--datasets=[pairs]", "--split=val", *source, "--max_bad_fraction=0.01", code=3)
-    assert "3 bad samples (1 " in told
+    printed = run("eval", model, "--datasets=[pairs]", "--split=val", *source, "--max_bad_fraction=0.01", code=3)
+    assert "3 bad samples (1 " in printed

@@ -118,9 +118,9 @@ def test_more_than_memory_is_not_read(tmp_path, nothing_large):
     os.truncate(sparse, sparse.stat().st_size + 256 * ROWS)
     bomb = zipped(tmp_path / "bomb.npz", {"image.npy": header((ROWS, 64)) + bytes(100_000)})
     tensors = tmp_path / "sparse.safetensors"
-    told = f'{{"a":{{"dtype":"F32","shape":[{ROWS},64],"data_offsets":[0,{256 * ROWS}]}}}}'.encode()
-    tensors.write_bytes(len(told).to_bytes(8, "little") + told)
-    os.truncate(tensors, 8 + len(told) + 256 * ROWS)
+    output = f'{{"a":{{"dtype":"F32","shape":[{ROWS},64],"data_offsets":[0,{256 * ROWS}]}}}}'.encode()
+    tensors.write_bytes(len(output).to_bytes(8, "little") + output)
+    os.truncate(tensors, 8 + len(output) + 256 * ROWS)
     for path in (sparse, bomb, tensors):
         with pytest.raises(DataError, match=rf"{path.name} needs .* GiB of memory, .* are free") as error:
             load_embeddings(path, "image")

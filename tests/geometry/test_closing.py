@@ -225,7 +225,7 @@ def test_what_cannot_work_is_named(tmp_path):
     with pytest.raises(DataError, match="is for 32 dimensions, the features have 7"):
         close_gap(x, y).image(x[:, :7])
     for name, tensor in (("other", torch.ones(2)), ("text_shift", torch.ones(2, 2)), ("image_matrix", torch.ones(2))):
-        save_file({name: tensor}, tmp_path / "o.safetensors", {"method": "mean", "told": "{}"})
+        save_file({name: tensor}, tmp_path / "o.safetensors", {"method": "mean", "message": "{}"})
         with pytest.raises(DataError, match="is no transform"):
             Transform.load(tmp_path / "o.safetensors")
     with pytest.raises(DataError, match="is not there"):
@@ -239,8 +239,8 @@ def test_the_command_fits_on_one_file_and_applies_to_another(tmp_path):
         save_file({"image": x[rows].contiguous(), "text": y[rows].contiguous()}, tmp_path / f"{name}.safetensors")
     fit, rest, output = (str(tmp_path / f"{name}.safetensors") for name in ("fit", "rest", "t"))
     places = ("--apply", rest, "--output", output, "--moved-output", str(tmp_path / "moved.safetensors"))
-    told = run("close", fit, "--method=mean", *places)
-    assert "On the embeddings of --apply" in told
+    printed = run("close", fit, "--method=mean", *places)
+    assert "On the embeddings of --apply" in printed
     moved = load_file(tmp_path / "moved.safetensors")
     expected = x[100:].float() - x[:100].float().mean(dim=0)
     torch.testing.assert_close(moved["image"], expected, rtol=0, atol=1e-6)

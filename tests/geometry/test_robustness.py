@@ -227,11 +227,11 @@ def test_the_command_prints_curves_and_draws_them(tmp_path):
     save_file({"image": x.contiguous(), "text": y.contiguous()}, tmp_path / "e.safetensors")
     kinds = ("--sigmas=[0.02,0.05]", "--levels=[128]", "--noise=[gaussian,laplace]", "--codes=[int8,binary]")
     place = (str(tmp_path / "e.safetensors"), "--output", str(tmp_path / "r.json"))
-    told = run("robustness", *place, *kinds, "--draws=3", "--method=approximate")
+    printed = run("robustness", *place, *kinds, "--draws=3", "--method=approximate")
     tree = json.loads((tmp_path / "r.json").read_text())
     wanted = {"gaussian 0.02", "gaussian 0.05", "laplace 0.02", "laplace 0.05", "128 levels", "int8", "binary"}
     assert set(tree["curves"]) == wanted
-    assert f"{tree['curves']['laplace 0.05']['robustness'][-1]:.4f}" in told
+    assert f"{tree['curves']['laplace 0.05']['robustness'][-1]:.4f}" in printed
     assert (tmp_path / "r.png").stat().st_size > 5000
     assert tree["curves"]["int8"]["robustness"][0] > tree["curves"]["binary"]["robustness"][0]
     assert "pink is not one of gaussian" in run("robustness", str(tmp_path / "e.safetensors"), "--noise=[pink]", code=2)

@@ -177,16 +177,16 @@ def test_the_ends_of_an_interval_are_quantiles_of_the_resamples():
 def test_the_command_measures_files_and_draws(tmp_path):
     x, y = clouds(offset=0.3)
     np.savez(tmp_path / "both.npz", image=x.numpy().astype(np.float16), text=y.numpy())
-    told = run("gap", str(tmp_path / "both.npz"), "--bootstrap=50", "--report", str(tmp_path / "figures"),
+    printed = run("gap", str(tmp_path / "both.npz"), "--bootstrap=50", "--report", str(tmp_path / "figures"),
                "--output", str(tmp_path / "gap.json"))  # fmt: skip
     tree = json.loads((tmp_path / "gap.json").read_text())
-    assert f"{tree['mixing@10']:.4f}" in told
-    assert "the gap is open" in told
+    assert f"{tree['mixing@10']:.4f}" in printed
+    assert "the gap is open" in printed
     assert tree["intervals"]["centroid_distance"][0] < tree["centroid_distance"]
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"gap.png", "gap.pdf", "map.png", "map.pdf"}
     save_file({"image": x.contiguous(), "text": y[:300].contiguous()}, tmp_path / "odd.safetensors")
-    told = run("gap", str(tmp_path / "odd.safetensors"))
-    assert "400 images and 300 texts are no pairs" in told
+    printed = run("gap", str(tmp_path / "odd.safetensors"))
+    assert "400 images and 300 texts are no pairs" in printed
     assert "verdict" not in run("gap", str(tmp_path / "odd.safetensors"), "--json")
 
 

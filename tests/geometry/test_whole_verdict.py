@@ -44,9 +44,9 @@ def test_the_verdict_and_its_checks(changes, before, verdict, failed):
 def test_the_checks_in_words():
     _, checks = gap_verdict(CLOSED | {"cone_text": 0.95}, {"effective_rank_image": 4.0, "effective_rank_text": 4.5})
     assert checks == {
-        "centroid_distance": "yes: 0.100, wanted at most 0.1",
-        "linear_separability": "yes: 0.600, wanted 0.5 within 0.1",
-        "mixing@10": "yes: 0.400, wanted 0.5 within 0.1",
+        "centroid_distance": "yes: 0.100, expected at most 0.1",
+        "linear_separability": "yes: 0.600, expected 0.5 within 0.1",
+        "mixing@10": "yes: 0.400, expected 0.5 within 0.1",
         "effective_rank": "no: 5.0, was 4.2; mean cosine within a modality 0.95",
     }
     _, checks = gap_verdict(CLOSED)

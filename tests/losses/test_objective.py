@@ -223,7 +223,7 @@ OWN = {
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("syntax", "cannot be imported (SyntaxError"),
         ("import_raises", "cannot be imported (RuntimeError: no licence found)"),
@@ -240,14 +240,14 @@ OWN = {
         ("elsewhere", "cannot be imported (ModuleNotFoundError"),
     ],
 )
-def test_own_terms_that_do_not_work_are_one_line_before_any_data(name, told, tmp_path, monkeypatch):
+def test_own_terms_that_do_not_work_are_one_line_before_any_data(name, message, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     if name in OWN:
         (tmp_path / f"unusable_{name}.py").write_text(OWN[name])
     with pytest.raises(ConfigError) as caught:
         Objective({f"unusable_{name}:term": 1.0})
     assert str(caught.value).startswith(f"loss.terms.unusable_{name}:term: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

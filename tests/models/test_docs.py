@@ -25,8 +25,8 @@ def test_a_model_of_transformers_is_converted(tmp_path, monkeypatch, activation)
         for parameter in theirs.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     theirs.save_pretrained(tmp_path / "hf")
-    told = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(told))
+    output = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(output))
     (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "convert.py").write_text(script)
     monkeypatch.setattr("sys.argv", ["convert.py", str(tmp_path / "hf"), str(tmp_path / "clip")])
@@ -39,4 +39,4 @@ def test_a_model_of_transformers_is_converted(tmp_path, monkeypatch, activation)
         expected = theirs(input_ids=tokens, pixel_values=ours.pixels(images))
         torch.testing.assert_close(ours.encode_image(images), expected.image_embeds, rtol=0, atol=1e-5)
         torch.testing.assert_close(ours.encode_text(tokens), expected.text_embeds, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.std.flatten(), torch.tensor(told["image_std"]))
+    torch.testing.assert_close(ours.std.flatten(), torch.tensor(output["image_std"]))

@@ -63,10 +63,10 @@ def test_a_table_keeps_its_cells():
         assert len(re.findall(r"(?<!\\)\|", line)) == 3
     section = table.section().split("\n")
     assert (section[0], section[-2]) == (f"## {markdown(HOSTILE[0])}", markdown(HOSTILE[2]))
-    told = table.latex()
-    assert len(re.findall(r"(?<!\\)&", told)) == 1 + len(rows)
-    assert len(re.findall(r"(?<!\\){", told)) == len(re.findall(r"(?<!\\)}", told))
-    assert not re.search(r"(?<!\\)[#%^~]|\\\\\n[\[*]", told)
+    output = table.latex()
+    assert len(re.findall(r"(?<!\\)&", output)) == 1 + len(rows)
+    assert len(re.findall(r"(?<!\\){", output)) == len(re.findall(r"(?<!\\)}", output))
+    assert not re.search(r"(?<!\\)[#%^~]|\\\\\n[\[*]", output)
 
 
 def test_plotly_reads_no_tags_and_no_entities():

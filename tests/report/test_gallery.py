@@ -142,7 +142,7 @@ def test_a_map_has_every_epoch_on_the_components_of_the_last(run):
     assert (tree["run"], tree["sphere"]) == ("named", False)
     assert tree["points"] == [f"{run.data}/{k}" for k in range(8)]
     assert [frame["epoch"] for frame in tree["frames"]] == [0, 2]
-    assert [frame["told"] for frame in tree["frames"]] == [
+    assert [frame["scores"] for frame in tree["frames"]] == [
         "centroid distance 1.000, separability 0.750",
         "centroid distance 0.250, I→T R@1 0.500",
     ]
@@ -202,7 +202,7 @@ def test_examples_are_what_the_queries_retrieve(run, by_text):
     for example in examples:
         i = keys.index(example.query.rpartition("/")[2])
         order = (targets @ queries[i]).argsort(descending=True).tolist()
-        assert example.found == [f"{run.data}/key {k}" for k in order[:5]]
+        assert example.retrieved == [f"{run.data}/key {k}" for k in order[:5]]
         assert example.right == order.index(i) + 1
     assert len({e.right for e in examples}) > 1
 
@@ -212,7 +212,7 @@ def test_examples_of_few_pairs_are_as_many_as_there_are_and_need_names(run):
     embedded = Embedded(run, {1: replace(features, keys=["a", "b", "c"])})
     examples = retrieval_examples(embedded, Gallery(), True)
     assert len(examples) == 3
-    assert all(len(e.found) == 3 for e in examples)
+    assert all(len(e.retrieved) == 3 for e in examples)
     assert retrieval_examples(Embedded(run, {1: features}), Gallery(), True) == []
     # Of equals none is before another.
     still = Embeddings(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3), keys=list("abc"))

@@ -107,9 +107,9 @@ def test_the_slider_moves_the_points_and_the_sphere_turns(opened):
     page = opened()
     first = "() => Array.from(document.getElementById('map-plane').data[0].x)"
     last = page.evaluate(first)
-    assert page.locator("#map-told").text_content().startswith("2: centroid distance")
+    assert page.locator("#map-scores").text_content().startswith("2: centroid distance")
     page.locator("#map-epoch").fill("0")
-    assert page.locator("#map-told").text_content().startswith("0: centroid distance")
+    assert page.locator("#map-scores").text_content().startswith("0: centroid distance")
     assert page.evaluate(first) != last
     page.locator("#map-space").scroll_into_view_if_needed()
     eye = "() => document.getElementById('map-space').layout.scene.camera.eye.x"
@@ -193,8 +193,8 @@ def test_without_embeddings_or_data_there_is_still_a_page(runs, tmp_path):
     folder = tmp_path / "bare"
     folder.mkdir()
     shutil.copy(runs[0] / "metrics.jsonl", folder)
-    told = run("report", str(folder), "--output", str(tmp_path / "bare.html"))
-    assert "bare.html, bare.md, bare.tex and 2 figures" in told
+    printed = run("report", str(folder), "--output", str(tmp_path / "bare.html"))
+    assert "bare.html, bare.md, bare.tex and 2 figures" in printed
     text = (tmp_path / "bare.html").read_text()
     assert 'id="map-plane"' not in text
     assert "val/centroid_distance" in text
@@ -261,11 +261,13 @@ def test_hostile_texts_are_shown_as_they_are(browser, hostile):
 
 
 def test_a_hostile_report_as_markdown_and_latex(hostile):
-    told, tex = (hostile.with_suffix(suffix).read_text() for suffix in (".md", ".tex"))
-    assert "![curves](a%20%28b%29%20%24c%24_figures/curves.png)" in told
+    output, tex = (hostile.with_suffix(suffix).read_text() for suffix in (".md", ".tex"))
+    assert "![curves](a%20%28b%29%20%24c%24_figures/curves.png)" in output
     assert (hostile.parent / "a (b) $c$_figures" / "curves.png").stat().st_size > 1000
-    assert not {"<script", "<img", "<!--", "[x](http"} & set(re.findall(r"<script|<img|<!--|(?<!\\)\[x\]\(http", told))
-    for line in told.splitlines():
+    assert not {"<script", "<img", "<!--", "[x](http"} & set(
+        re.findall(r"<script|<img|<!--|(?<!\\)\[x\]\(http", output)
+    )
+    for line in output.splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5)
     assert "<" not in tex

@@ -38,11 +38,11 @@ def test_a_half_written_last_line_is_left_out_and_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tail", "told"),
+    ("tail", "message"),
     [("not json\n{}\n", "line 4"), ('["no", "row"]\n', "line 4: not an object with an epoch")],
 )
-def test_a_broken_line_in_the_middle_is_named(tmp_path, tail, told):
-    with pytest.raises(DataError, match=told):
+def test_a_broken_line_in_the_middle_is_named(tmp_path, tail, message):
+    with pytest.raises(DataError, match=message):
         load_run(folder(tmp_path, tail=tail))
 
 
@@ -50,7 +50,7 @@ BAD_VALUES = ('"text"', "[1]", "NaN", "Infinity", "9" * 400, "true", "{}")
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         *((f'{{"epoch": 1, "val/x": {value}}}', "line 4: val/x is .*, not a number") for value in BAD_VALUES),
         *(
@@ -62,11 +62,11 @@ BAD_VALUES = ('"text"', "[1]", "NaN", "Infinity", "9" * 400, "true", "{}")
         (b'{"epoch": 1, "note": "\xe9"}', "is not UTF-8"),
     ],
 )
-def test_damaged_metrics_are_one_line(tmp_path, line, told):
+def test_damaged_metrics_are_one_line(tmp_path, line, message):
     place = folder(tmp_path)
     with (place / "metrics.jsonl").open("ab") as file:
         file.write((line if isinstance(line, bytes) else line.encode()) + b'\n{"epoch": 2}\n')
-    with pytest.raises(DataError, match=told) as error:
+    with pytest.raises(DataError, match=message) as error:
         load_run(place)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
@@ -108,10 +108,10 @@ def test_what_is_no_run_is_passed_over(tmp_path):
     (tmp_path / "run-1.log").write_text("log")
     (tmp_path / "run.sweep.json").write_text("{}")
     (tmp_path / "run-2").mkdir()
-    told = run(
+    printed = run(
         "report", *(str(tmp_path / name) for name in ("run-1.log", "run", "run.sweep.json", "run-2", "gone")), output
     )
-    (line,) = [line for line in told.splitlines() if "passed over" in line]
+    (line,) = [line for line in printed.splitlines() if "passed over" in line]
     assert all(name in line for name in ("run-1.log", "run.sweep.json", "run-2", "gone"))
     assert str(place) + "," not in line
     assert "is no run" in run("report", str(tmp_path / "run-1.log"), output, code=3)

@@ -26,11 +26,11 @@ def test_no_best_without_a_direction_values_or_a_rival():
 
 def test_latex_is_booktabs_with_its_special_characters_escaped():
     cells = [Cell("model_a"), Cell("0.5 ± 0.1", best=True), Cell("50 %")]
-    told = Table("Gap & recall", ["", "T→I", "#"], [cells], "n = 3.").latex()
-    assert r" & T$\to$I & \# \\" in told
-    assert r"model\_a & \textbf{0.5 $\pm$ 0.1} & 50 \% \\" in told
-    assert r"\caption{Gap \& recall. n = 3.}" in told
-    assert [told.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", "{lrr}")] == [1, 1, 1, 1]
+    output = Table("Gap & recall", ["", "T→I", "#"], [cells], "n = 3.").latex()
+    assert r" & T$\to$I & \# \\" in output
+    assert r"model\_a & \textbf{0.5 $\pm$ 0.1} & 50 \% \\" in output
+    assert r"\caption{Gap \& recall. n = 3.}" in output
+    assert [output.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", "{lrr}")] == [1, 1, 1, 1]
 
 
 LATEX = r"""\begin{table}

@@ -16,7 +16,7 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
         return with_changes(config, model={"architecture": TINY}) if config.model.architecture else config
 
     monkeypatch.setattr(emoji, "load_config", smaller)
-    told = run("reproduce", "demo", "--output", str(tmp_path / "demo"), "--quick")
+    printed = run("reproduce", "demo", "--output", str(tmp_path / "demo"), "--quick")
     rows = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert list(rows) == ["before", "clip", "cua", "cuaxu"]
     for scores in rows.values():
@@ -24,7 +24,7 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
         assert scores["test/num_samples"] == 395
     table = (tmp_path / "demo" / "table.md").read_text()
     assert f"{rows['cua']['test/centroid_distance']:.3f}" in table
-    assert f"{rows['cua']['test/centroid_distance']:.3f}" in told
+    assert f"{rows['cua']['test/centroid_distance']:.3f}" in printed
     with Image.open(tmp_path / "demo" / "embeddings.png") as picture:
         assert picture.width > 1000
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100
@@ -34,7 +34,7 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("demo", "--edition=coco"), "edition: demo does not use it"),
         (("demo", "--jobs=2"), "jobs: demo does not use it"),
@@ -63,6 +63,6 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
         (("contrastive-gap", "--jobs=-1"), "jobs: -1 does not work"),
     ],
 )
-def test_what_an_experiment_does_not_use_is_refused(arguments, told, tmp_path):
-    assert told in run("reproduce", *arguments, f"--output={tmp_path / 'out'}", code=2)
+def test_what_an_experiment_does_not_use_is_refused(arguments, message, tmp_path):
+    assert message in run("reproduce", *arguments, f"--output={tmp_path / 'out'}", code=2)
     assert list(tmp_path.iterdir()) == []

@@ -72,7 +72,7 @@ def test_a_file_of_parameters_is_a_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["python", "mine.py"], "does not run gapless train"),
         (["gapless", "train", "--optim.learning=1"], "optim.learning: unknown key"),
@@ -82,8 +82,8 @@ def test_a_file_of_parameters_is_a_configuration(tmp_path):
         (["gapless", "train", "--data.batch_size=1"], "data.batch_size"),
     ],
 )
-def test_commands_that_cannot_work_are_one_line(words, told):
+def test_commands_that_cannot_work_are_one_line(words, message):
     with pytest.raises(ConfigError) as error:
         config_of(words)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -49,7 +49,7 @@ def test_distributions_are_told_by_wandbs_rule(tmp_path, knobs, kind):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"method": "guess"}, "method: 'guess' does not work, it must be one of grid, random, bayes"),
         ({"method": "custom"}, "method: 'custom'"),
@@ -81,12 +81,12 @@ def test_distributions_are_told_by_wandbs_rule(tmp_path, knobs, kind):
         ({"parameters": None}, "parameters: "),
     ],
 )
-def test_keys_that_are_refused_are_named_in_one_line(tmp_path, changes, told):
-    check(tmp_path, told, **changes)
+def test_keys_that_are_refused_are_named_in_one_line(tmp_path, changes, message):
+    check(tmp_path, message, **changes)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("knobs", "message"),
     [
         ({}, ": it must have value, values"),
         (3, ": '3' does not work"),
@@ -120,8 +120,8 @@ def test_keys_that_are_refused_are_named_in_one_line(tmp_path, changes, told):
         ({"values": ["a\0b"]}, ".values: "),
     ],
 )
-def test_parameters_that_are_refused_are_named_in_one_line(tmp_path, knobs, told):
-    check(tmp_path, f"parameters.optim{told}", method="random", parameters={"optim": knobs})
+def test_parameters_that_are_refused_are_named_in_one_line(tmp_path, knobs, message):
+    check(tmp_path, f"parameters.optim{message}", method="random", parameters={"optim": knobs})
 
 
 def test_grids_are_countable_and_not_endless(tmp_path):
@@ -131,7 +131,7 @@ def test_grids_are_countable_and_not_endless(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "it is empty and no sweep"),
         ("- 1", "it is a list and no sweep"),
@@ -146,18 +146,18 @@ def test_grids_are_countable_and_not_endless(tmp_path):
         (None, "it cannot be read (No such file"),
     ],
 )
-def test_files_that_are_none_are_one_line(tmp_path, text, told):
+def test_files_that_are_none_are_one_line(tmp_path, text, message):
     path = tmp_path / "file.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as error:
         load_sweep(path)
-    assert str(error.value).startswith(f"{path}: {told}")
+    assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
 
 
-def check(tmp_path, told, **changes):
+def check(tmp_path, output, **changes):
     with pytest.raises(ConfigError) as error:
         sweep_of(tmp_path, **changes)
-    assert f"file.yaml: {told}" in str(error.value)
+    assert f"file.yaml: {output}" in str(error.value)
     assert "\n" not in str(error.value)

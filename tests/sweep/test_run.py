@@ -38,11 +38,11 @@ def test_a_real_run_is_trained_offline_and_found_again_without_the_record(tmp_pa
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(tree))
     arguments = ("sweep", str(path), f"--record={tmp_path / 'record.json'}", "--jobs=2")
-    told = run(*arguments)
+    output = run(*arguments)
     (trial,) = record(tmp_path)
     folder = Path(trial["folder"])
     assert trial["state"] == "finished"
-    assert f"{trial['value']:.4f}" in told
+    assert f"{trial['value']:.4f}" in output
     assert list(folder.glob("wandb/offline-run-*"))
     assert yaml.safe_load((folder / "config.yaml").read_text())["optim"]["lr"] == 0.002
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -75,26 +75,26 @@ def test_a_run_that_is_refused_ends_the_sweep_and_leaves_no_record(tmp_path):
 
 def test_a_slip_in_one_value_is_found_before_the_first_run(tmp_path):
     parameters = {"optim.lr": {"values": [0.1, -1]}, "name": {"values": ["a", "b"]}}
-    told = run(*quick_sweep(tmp_path, parameters), code=2)
-    assert "optim.lr: -1 does not work" in told
+    output = run(*quick_sweep(tmp_path, parameters), code=2)
+    assert "optim.lr: -1 does not work" in output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep.yaml", "trainer.py"]
 
 
 def test_runs_in_one_folder_are_refused(tmp_path):
-    told = run(*quick_sweep(tmp_path, {"optim.lr": {"values": [0.1, 0.2]}, "name": {"value": "a"}}), code=2)
-    assert "two runs would share" in told
-    assert "{hash}" in told
+    output = run(*quick_sweep(tmp_path, {"optim.lr": {"values": [0.1, 0.2]}, "name": {"value": "a"}}), code=2)
+    assert "two runs would share" in output
+    assert "{hash}" in output
 
 
 def test_a_metric_that_is_not_logged_ends_the_sweep_after_one_run(tmp_path):
     parameters = NAMED | {"optim.lr": {"value": 0.1}}
     arguments = quick_sweep(tmp_path, parameters, metric={"name": "val/loss"})
-    told = run(*arguments, code=2)
-    assert "val/loss is not logged" in told
-    assert "val/score, val/other" in told
+    output = run(*arguments, code=2)
+    assert "val/loss is not logged" in output
+    assert "val/score, val/other" in output
     assert [t["state"] for t in record(tmp_path)] == ["finished"]
     # With the right name it goes on, and reads what is there.
-    told = run(*quick_sweep(tmp_path, parameters, metric={"name": "val/other"}))
+    output = run(*quick_sweep(tmp_path, parameters, metric={"name": "val/other"}))
     assert [t["value"] for t in record(tmp_path)] == [0.1, 0.1]
 
 
@@ -168,7 +168,7 @@ def test_a_signal_through_a_launcher_reaches_what_it_launched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--jobs=0", "jobs"),
         ("--jobs=-1", "jobs"),
@@ -177,9 +177,9 @@ def test_a_signal_through_a_launcher_reaches_what_it_launched(tmp_path):
         ("--seed=-1", "seed"),
     ],
 )
-def test_numbers_out_of_range_are_one_line(tmp_path, option, told):
+def test_numbers_out_of_range_are_one_line(tmp_path, option, message):
     said = run(*quick_sweep(tmp_path, {"name": {"value": "a"}}), option, code=2)
-    assert f"gapless: error: {told}" in said
+    assert f"gapless: error: {message}" in said
     assert said.count("\n") == 1
 
 

@@ -63,7 +63,7 @@ def doctors(monkeypatch, tmp_path):
     return run
 
 
-def told(checks):
+def output(checks):
     return {name: check.result for name, check in checks.items()}
 
 
@@ -74,7 +74,7 @@ def test_every_check_says_what_it_saw(doctors, monkeypatch):
     checks, calls = doctors(loss={"preset": "cua", "terms": {"align": 0.5}})
     assert all(check.error is None for check in checks.values())
     seen = "first batch: 4 images of 32 x 48 and 4 captions of up to 7 tokens"
-    assert told(checks) == {
+    assert output(checks) == {
         "configuration": "every value is in its range",
         "objective": "1 clip + 1 uniform + 0.5 align",
         "trackers": "metrics.jsonl alone",

@@ -60,8 +60,8 @@ def test_a_locked_resnet_keeps_its_statistics(tmp_path):
 def test_batches_of_a_trained_resnet_are_not_divided(tmp_path):
     path, folder = config(tmp_path, model__architecture=RESNET, train__micro_batch_size=8)
     for verb in ("train", "doctor"):
-        told = run(verb, "--config", str(path), code=2)
-        assert "train.micro_batch_size: 8 does not work with batch normalisation (visual.bn1)" in told
+        output = run(verb, "--config", str(path), code=2)
+        assert "train.micro_batch_size: 8 does not work with batch normalisation (visual.bn1)" in output
     assert not (folder / "checkpoints").exists()
     path, folder = config(tmp_path, model__architecture=RESNET, train__micro_batch_size=16)
     run("train", "--config", str(path))
@@ -89,16 +89,16 @@ def test_processes_do_not_divide_the_statistics_of_a_resnet(device):
 def test_nothing_to_learn_is_one_line(tmp_path, changes):
     path, _ = config(tmp_path, **changes)
     for verb in ("train", "doctor"):
-        told = run(verb, "--config", str(path), code=2)
-        assert "nothing is left to learn" in told
-        assert "Traceback" not in told
+        output = run(verb, "--config", str(path), code=2)
+        assert "nothing is left to learn" in output
+        assert "Traceback" not in output
 
 
 def test_a_resnet_is_locked_as_a_whole_only(tmp_path):
     changes = {"model__architecture": RESNET, "model__lock_image": True, "model__lock_image_unlocked_groups": 1}
     path, _ = config(tmp_path, **changes)
-    told = run("train", "--config", str(path), code=2)
-    assert "model.lock_image_unlocked_groups: ModifiedResNet cannot be unlocked in part" in told
+    output = run("train", "--config", str(path), code=2)
+    assert "model.lock_image_unlocked_groups: ModifiedResNet cannot be unlocked in part" in output
 
 
 def test_a_coca_trains_by_its_contrastive_part(tmp_path):

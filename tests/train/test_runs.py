@@ -57,8 +57,8 @@ def test_killed_anywhere_a_run_ends_with_the_same_lines(tmp_path, shards, source
     for lines in (4, 9):
         run_killed(broken / "metrics.jsonl", lines, "train", "--config", str(path))
     # The run's own config.yaml continues it, too.
-    told = run("train", "--config", str(broken / "config.yaml"))
-    assert "resuming" in told
+    output = run("train", "--config", str(broken / "config.yaml"))
+    assert "resuming" in output
     assert metrics(broken) == expected
     one, other = (load_file(r / "export" / "open_clip_model.safetensors") for r in (whole, broken))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -74,8 +74,8 @@ def test_stopped_by_a_signal_a_run_saves_and_ends_with_the_same_lines(tmp_path, 
         run("train", "--config", str(path), code=75)
     step = json.loads((stopped / "checkpoints" / "latest" / "state.json").read_text())["step"]
     assert 0 < step < 12
-    told = run("train", "--config", str(path))
-    assert f"step {step}" in told
+    output = run("train", "--config", str(path))
+    assert f"step {step}" in output
     assert metrics(stopped) == metrics(whole)
 
 
@@ -98,9 +98,9 @@ def test_a_run_on_remote_shards_resumes_too(tmp_path):
 
 def test_a_best_metric_that_is_not_there_is_named(tmp_path):
     path, _ = config(tmp_path, checkpoint__best_metric="val/recall")
-    told = run("train", "--config", str(path), code=2)
-    assert "checkpoint.best_metric: val/recall is not among the evaluated metrics" in told
-    assert "val/centroid_distance" in told
+    output = run("train", "--config", str(path), code=2)
+    assert "checkpoint.best_metric: val/recall is not among the evaluated metrics" in output
+    assert "val/centroid_distance" in output
 
 
 @pytest.mark.parametrize("source", ["emoji", "shards"])
@@ -178,10 +178,10 @@ def test_a_changed_configuration_is_refused_by_name(tmp_path):
     path, folder = config(tmp_path, train__epochs=1)
     run("train", "--config", str(path))
     before = (folder / "metrics.jsonl").read_bytes()
-    told = run("train", "--config", str(path), "--optim.lr=0.5", "--loss.terms.align=2", code=2)
-    assert "optim.lr was 0.001, is 0.5" in told
-    assert "loss.terms" in told
-    assert "--fresh" in told
+    output = run("train", "--config", str(path), "--optim.lr=0.5", "--loss.terms.align=2", code=2)
+    assert "optim.lr was 0.001, is 0.5" in output
+    assert "loss.terms" in output
+    assert "--fresh" in output
     assert (folder / "metrics.jsonl").read_bytes() == before
     run("train", "--config", str(path), "--optim.lr=0.5", "--fresh")
     assert (folder.with_name("tiny-2") / "export").is_dir()
@@ -200,8 +200,8 @@ def test_a_run_that_never_began_leaves_nothing_in_the_way(tmp_path):
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
     calls[0] = 0
     path, folder = config(tmp_path, loss__terms={f"{__name__}:broken": 1.0}, checkpoint__every_steps=1)
-    told = run("train", "--config", str(path), code=4)
-    assert f"step 5: {__name__}:broken, loss is not finite" in told
+    output = run("train", "--config", str(path), code=4)
+    assert f"step 5: {__name__}:broken, loss is not finite" in output
     weights = load_file(folder / "checkpoints" / "latest" / "open_clip_model.safetensors")
     assert all(bool(w.isfinite().all()) for w in weights.values())
     assert json.loads((folder / "checkpoints" / "latest" / "state.json").read_text())["step"] == 4
@@ -218,9 +218,9 @@ def broken(image_features, text_features, logit_scale):
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     path, _ = config(tmp_path, loss__terms={f"{__name__}:steep": 1.0})
-    told = run("train", "--config", str(path), code=4)
-    assert "step 1: the gradient of" in told
-    assert "is not finite" in told
+    output = run("train", "--config", str(path), code=4)
+    assert "step 1: the gradient of" in output
+    assert "is not finite" in output
 
 
 def steep(image_features, text_features, logit_scale):
@@ -242,9 +242,9 @@ def test_too_many_bad_samples_stop_the_run(tmp_path):
     run("train", "--config", str(path))
     last = metrics(folder)[-2]
     assert last["data/skipped_not_an_image"] >= 6
-    told = run("train", "--config", str(path), "--data.max_bad_fraction=0.02", "--name=strict", code=3)
-    assert "data.max_bad_fraction=0.02" in told
-    assert "not_an_image" in told
+    output = run("train", "--config", str(path), "--data.max_bad_fraction=0.02", "--name=strict", code=3)
+    assert "data.max_bad_fraction=0.02" in output
+    assert "not_an_image" in output
 
 
 def _picture(seed):
@@ -268,8 +268,8 @@ def test_export_of_a_checkpoint_is_open_clips(tmp_path):
 
     path, folder = config(tmp_path, optim__ema_decay=0.8)
     run("train", "--config", str(path))
-    told = run("export", str(folder), "--checkpoint", "best", "--output", str(tmp_path / "best"))
-    assert f"local-dir:{tmp_path / 'best'}" in told
+    printed = run("export", str(folder), "--checkpoint", "best", "--output", str(tmp_path / "best"))
+    assert f"local-dir:{tmp_path / 'best'}" in printed
     open_clip.create_model(f"local-dir:{tmp_path / 'best'}")
     # The latest checkpoint's export is that of the run: with the averaged weights, not the raw ones.
     run("export", str(folder), "--output", str(tmp_path / "latest"))
@@ -290,9 +290,9 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
     save_file(tensors, moments)
     state = folder / "checkpoints" / "latest" / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"files": {}}))  # as if it had been written so
-    told = run("train", "--config", str(path), code=3)
-    assert "no.such.weight" in told
-    assert "Traceback" not in told
+    output = run("train", "--config", str(path), code=3)
+    assert "no.such.weight" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -315,10 +315,10 @@ def test_processes_save_when_their_launcher_is_told_to_end_or_is_gone(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("number", "seconds", "told"),
+    ("number", "seconds", "message"),
     [(signal.SIGKILL, 600, "another process of the run died"), (signal.SIGSTOP, 10, "did not answer within the time")],
 )
-def test_a_process_that_is_lost_ends_the_run(tmp_path, number, seconds, told):
+def test_a_process_that_is_lost_ends_the_run(tmp_path, number, seconds, message):
     path, folder = config(tmp_path, train__epochs=500, checkpoint__every_steps=None, train__timeout=seconds)
     ranks = start_ranks(2, tmp_path, "train", "--config", str(path))
     assert wait_for(folder / "metrics.jsonl", 3, ranks[0].is_alive)
@@ -327,7 +327,7 @@ def test_a_process_that_is_lost_ends_the_run(tmp_path, number, seconds, told):
     ranks[1].kill()
     assert ranks[0].exitcode == 5
     (line,) = [line for line in (tmp_path / "0.log").read_text().splitlines() if "error" in line]
-    assert re.match(rf"gapless: error: \[process 0\] step \d+ of 3000: .*{told}", line)
+    assert re.match(rf"gapless: error: \[process 0\] step \d+ of 3000: .*{message}", line)
 
 
 def test_the_config_of_a_run_is_resolved(tmp_path):

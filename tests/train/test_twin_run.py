@@ -25,8 +25,8 @@ def config(tmp_path, folder="runs", **changes):
 
 def test_a_twin_begins_without_a_gap_and_is_the_same_after_a_kill(tmp_path):
     path, whole = config(tmp_path, "whole")
-    told = run("train", "--config", str(path))
-    assert "initial gap removed (procrustes, fitted on 96 training pairs)" in told
+    output = run("train", "--config", str(path))
+    assert "initial gap removed (procrustes, fitted on 96 training pairs)" in output
     path, untouched = config(tmp_path, "untouched", model__initial_gap="keep")
     run("train", "--config", str(path))
     first, kept = (metrics(folder)[0] for folder in (whole, untouched))
@@ -74,8 +74,8 @@ def test_a_trained_twin_is_evaluated_offline_as_it_was_in_training(tmp_path):
 )
 def test_the_other_settings_train_and_doctor_knows_them(tmp_path, changes):
     path, folder = config(tmp_path, **changes, train__epochs=1, checkpoint__every_steps=None)
-    told = run("doctor", "--config", str(path))
-    assert "fails" not in told
+    output = run("doctor", "--config", str(path))
+    assert "fails" not in output
     run("train", "--config", str(path))
     lines = metrics(folder)
     assert lines[-1]["train/loss" if "train/loss" in lines[-1] else "val/alignment"] > 0

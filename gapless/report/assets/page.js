@@ -73,7 +73,7 @@ function globe(color) {
 function startMaps() {
   const plane = document.getElementById("map-plane"), space = document.getElementById("map-space");
   const run = document.getElementById("map-run"), epoch = document.getElementById("map-epoch");
-  const told = document.getElementById("map-told"), turn = document.getElementById("map-turn");
+  const scores = document.getElementById("map-scores"), turn = document.getElementById("map-turn");
   let angle = 0.8, visible = false, started = false;
 
   const current = () => content.maps[Number(run.value)];
@@ -87,7 +87,7 @@ function startMaps() {
 
   function show() {
     const { line } = theme(), map = current(), now = frame();
-    told.textContent = `${now.epoch}${now.told ? ": " + now.told : ""}`;
+    scores.textContent = `${now.epoch}${now.scores ? ": " + now.scores : ""}`;
     const hover = { hoverinfo: "none" };
     const flat = SIDES.map((side, k) => ({
       ...side, ...hover, type: "scatter", mode: "markers", x: now.plane[k][0], y: now.plane[k][1],

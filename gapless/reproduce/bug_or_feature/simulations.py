@@ -61,14 +61,14 @@ def descend(
         if step % max(1, steps // 100) == 0 or step == steps:
             with torch.no_grad():
                 sums = torch.cat(softmax_sums(x, y, temperature))
-                found = {
+                values = {
                     "step": float(step),
                     "loss": loss.item() / (2 * len(x)),
                     "gap": float((x.mean(dim=0) - y.mean(dim=0)).norm()),
                     "orthogonality": orthogonality(x, y),
                     "log10 variance of S": math.log10(float(sums.var(correction=0)) + 1e-16),
                 }
-            for name, value in found.items():
+            for name, value in values.items():
                 history.setdefault(name, []).append(value)
             progress(step / steps)
         if step < steps:
@@ -159,8 +159,8 @@ def ablation(
             remaining = []
             for temperature in temperatures:
                 lr = 0.05 * min(1.0, temperature)
-                found = clusters(n, d, gap, 0.05, temperature, steps, lr, 1.0, seed=seed)
-                remaining.append(found.numbers["gap after"])
+                trained = clusters(n, d, gap, 0.05, temperature, steps, lr, 1.0, seed=seed)
+                remaining.append(trained.numbers["gap after"])
                 numbers[f"d {d}, gap {gap:g}, temperature {temperature:g}"] = remaining[-1]
                 progress(len(numbers) / total)
             lines[f"gap {gap:g} at first"] = (list(temperatures), remaining)

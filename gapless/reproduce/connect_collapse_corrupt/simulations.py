@@ -25,18 +25,18 @@ def mlp_collapse(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(inputs, width, generator=generator)
     bound = math.sqrt(3 / width)
-    found = {0: effective_dimension(x)}
+    dimensions = {0: effective_dimension(x)}
     for layer in range(1, depth):
         weight = (2 * torch.rand(width, width, generator=generator) - 1) * bound
         x = (x if layer == 1 else x.relu()) @ weight.T
         if layer % 5 == 0:
-            found[layer] = effective_dimension(x)
+            dimensions[layer] = effective_dimension(x)
             progress(layer / depth)
     published = dict(zip(range(0, 50, 5), (504, 303, 247, 195, 167, 148, 132, 118, 95, 84), strict=True))
-    line = [float(k) for k in found], [float(v) for v in found.values()]
+    line = [float(k) for k in dimensions], [float(v) for v in dimensions.values()]
     return Simulated(
-        {f"layer {k}": float(v) for k, v in found.items()},
-        {f"layer {k}": float(v) for k, v in published.items() if k in found and (inputs, width) == (10_000, 512)},
+        {f"layer {k}": float(v) for k, v in dimensions.items()},
+        {f"layer {k}": float(v) for k, v in published.items() if k in dimensions and (inputs, width) == (10_000, 512)},
         {"effective dimensions by layer": {"random ReLU network": line}},
     )
 

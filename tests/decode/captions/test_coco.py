@@ -36,9 +36,9 @@ def test_from_pictures_to_scores(tmp_path):
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=64, **sizes))
     gpt2.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    told = (f"--features.path={tmp_path / 'f'}", f"--decoder.name={tmp_path / 'gpt2'}", f"--output={tmp_path}")
+    printed = (f"--features.path={tmp_path / 'f'}", f"--decoder.name={tmp_path / 'gpt2'}", f"--output={tmp_path}")
     changes = ("--train.epochs=2", "--optim.lr=1e-3", "--optim.warmup_steps=1", "--decoder.mapper=transformer")
-    run("caption", "train", "--config", str(RECIPE), *told, *changes, "--decoder.frozen=true")
+    run("caption", "train", "--config", str(RECIPE), *printed, *changes, "--decoder.frozen=true")
     lines = metrics(tmp_path / "caption-coco")
     assert lines[-1]["val/num_captions"] == 4
     captioner = load_captioner(tmp_path / "caption-coco")

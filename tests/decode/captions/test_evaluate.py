@@ -128,8 +128,8 @@ def test_captions_are_scored_against_the_texts_of_their_ids_and_split(store, mon
     assert caplog.messages == []
     found, _ = score_captions({"v": "x"}, CaptionPlan(store, split="val"))
     assert asked[1][:2] == ({"v": "x"}, {"v": ["v one"]})
-    told = "cider is 0 for a single image by its formula: words that all references share count nothing"
-    assert caplog.messages == [told]
+    output = "cider is 0 for a single image by its formula: words that all references share count nothing"
+    assert caplog.messages == [output]
 
 
 def test_without_texts_the_numbers_are_those_of_the_captions(store, caplog):
@@ -201,7 +201,7 @@ def test_captions_and_scores_are_written_with_all_that_they_depend_on(store, tmp
     assert result.data == os.path.realpath(store)
     assert result.weights == os.path.realpath(run / "export")
     assert result.settings == {}
-    # The sets are told apart by their ids and by what split the texts.
+    # The sets are distinguished by their ids and by what split the texts.
     sets = {result.sample_set}
     for ids, tokens in ((captions, "ptb"), ({"a": "x"}, "simple"), ({"a": "x", "b": "y"}, "simple")):
         other = save_captions(ids, {}, plan, run, tmp_path / "other", tokens)

@@ -80,8 +80,8 @@ def naive_cider():
 
 
 def test_scores_are_those_of_the_formulas():
-    scores, told = caption_scores(CAPTIONS, REFERENCES, "simple")
-    assert "no Java" in told
+    scores, output = caption_scores(CAPTIONS, REFERENCES, "simple")
+    assert "no Java" in output
     for n in (1, 2, 3):
         assert scores[f"bleu_{n}"] == pytest.approx(naive_bleu(n), abs=1e-5)
     assert scores["rouge_l"] == pytest.approx(naive_rouge(), abs=1e-6)

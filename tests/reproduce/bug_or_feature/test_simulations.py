@@ -80,9 +80,9 @@ def test_descent_is_on_the_contrastive_loss_of_distances():
 
 
 def test_every_simulation_has_a_small_form_with_figure_and_json(tmp_path):
-    told = run("simulate", "all", "--small", "--output", str(tmp_path))
+    printed = run("simulate", "all", "--small", "--output", str(tmp_path))
     for name, (title, *_) in SIMULATIONS.items():
-        assert title in told
+        assert title in printed
         assert json.loads((tmp_path / f"{name}.json").read_text())["numbers"]
         assert (tmp_path / f"{name}.png").stat().st_size > 3000
     assert "mlp-collapse" in run("simulate")

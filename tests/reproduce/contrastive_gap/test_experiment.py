@@ -60,17 +60,17 @@ def test_tables_hold_the_means_over_seeds_beside_the_papers(small, tmp_path):
     assert sorted(results) == sorted(f"{o}-128-{s}" for o in OBJECTIVES for s in (42, 24))
     values = [results[f"cua-128-{s}"]["centroid_distance"] for s in (42, 24)]
     mean, error = sum(values) / 2, abs(values[0] - values[1]) / 2  # std(ddof=1) / sqrt(2) of two values
-    told = (output / "contrastive-gap.md").read_text()
-    row = next(line for line in told.partition("Tables 2 and 9")[2].splitlines() if line.startswith("| cua "))
+    printed = (output / "contrastive-gap.md").read_text()
+    row = next(line for line in printed.partition("Tables 2 and 9")[2].splitlines() if line.startswith("| cua "))
     assert f"{mean:.3f} ± {error:.3f}" in row.replace("*", "")
     assert "| 0.08 ± 0.02 |" in row
-    assert "n = 2 (seeds 24, 42)" in told
+    assert "n = 2 (seeds 24, 42)" in printed
     for table in TABLES:
-        assert table.title in told
-    assert "missing" in told.partition("Table 7")[2].partition("##")[0]  # 32 dimensions were not run
+        assert table.title in printed
+    assert "missing" in printed.partition("Table 7")[2].partition("##")[0]  # 32 dimensions were not run
     twin = metrics(output / "runs" / "twin")
-    assert f"| {twin[0]['val/centroid_distance']:.3f} |" in told.partition("Table 1:")[2]
-    assert "smaller gap: cua against clip, centroid_distance lower" in told
+    assert f"| {twin[0]['val/centroid_distance']:.3f} |" in printed.partition("Table 1:")[2]
+    assert "smaller gap: cua against clip, centroid_distance lower" in printed
     assert r"\toprule" in (output / "contrastive-gap.tex").read_text()
     assert "Tables 2 and 9" in (output / "report.html").read_text()
     # Again: nothing is trained or scored anew.
@@ -82,9 +82,9 @@ def test_tables_hold_the_means_over_seeds_beside_the_papers(small, tmp_path):
 def test_a_failed_member_is_named_and_the_rest_is_there(small, tmp_path):
     small(("cuaxu", 24))
     arguments = ("reproduce", "contrastive-gap", "--output", str(tmp_path / "cg"))
-    told = run(*arguments, code=3)
-    assert "1 of the grid are missing, first cuaxu-24: " in told
-    assert "(--allow_missing)" in told
+    printed = run(*arguments, code=3)
+    assert "1 of the grid are missing, first cuaxu-24: " in printed
+    assert "(--allow_missing)" in printed
     page = (tmp_path / "cg" / "contrastive-gap.md").read_text()
     assert "| cuaxu-24 | " in page.partition("## Missing")[2]
     assert "cua-128-24" in json.loads((tmp_path / "cg" / "results.json").read_text())
@@ -148,8 +148,8 @@ def test_the_coco_edition_on_a_small_coco_two_runs_at_a_time(tmp_path, monkeypat
     monkeypatch.setattr(contrastive_gap, "coco_edition", small_models)
     place = (f"--data-path={tmp_path / 'coco'}", f"--root={tmp_path}/{{dataset}}", f"--output={tmp_path / 'cg'}")
     settings = ("--edition=coco", "--quick", "--dimensions=[128]", "--jobs=2")
-    told = run("reproduce", "contrastive-gap", *settings, *place, code=3)
-    assert "cifar10 was looked for in" in told
+    printed = run("reproduce", "contrastive-gap", *settings, *place, code=3)
+    assert "cifar10 was looked for in" in printed
     page = (tmp_path / "cg" / "contrastive-gap.md").read_text()
     assert "clip-d128-seed42 on simat" in page.partition("## Missing")[2]
     assert "n = 1 (seeds 42)" in page
