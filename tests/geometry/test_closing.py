@@ -225,7 +225,7 @@ def test_what_cannot_work_is_named(tmp_path):
     with pytest.raises(DataError, match="is for 32 dimensions, the features have 7"):
         close_gap(x, y).image(x[:, :7])
     for name, tensor in (("other", torch.ones(2)), ("text_shift", torch.ones(2, 2)), ("image_matrix", torch.ones(2))):
-        save_file({name: tensor}, tmp_path / "o.safetensors", {"method": "mean", "message": "{}"})
+        save_file({name: tensor}, tmp_path / "o.safetensors", {"method": "mean", "told": "{}"})
         with pytest.raises(DataError, match="is no transform"):
             Transform.load(tmp_path / "o.safetensors")
     with pytest.raises(DataError, match="is not there"):
