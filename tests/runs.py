@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -98,20 +96,6 @@ def outcome(*arguments: str) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def run_launched(*arguments: str) -> str:
-    """Run the command on two processes through launch.sh; all that it said."""
-    done = subprocess.run(
-        ["bash", LAUNCHER, "--num_processes", "2", "--cpu", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=os.environ | {"GAPLESS_PYTHON": sys.executable},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def run_killed(path: Path, lines: int, *arguments: str) -> list[psutil.Process]:
     """Run the command in a process of its own and kill it once a file has so many lines.
 
@@ -140,6 +124,16 @@ def start_ranks(world: int, folder: Path, *arguments: str) -> list[Any]:
         ranks.append(CONTEXT.Process(target=_enter, args=(list(arguments), False, folder / f"{rank}.log", environment)))
         ranks[-1].start()
     return ranks
+
+
+def run_together(folder: Path, *arguments: str) -> str:
+    """The command on two processes; what the first one wrote, which is all that a user sees."""
+    ranks = start_ranks(2, folder, *arguments)
+    for rank in ranks:
+        rank.join(240)
+    logs = [(folder / f"{k}.log").read_text() for k in range(2)]
+    assert [rank.exitcode for rank in ranks] == [0, 0], logs
+    return logs[0]
 
 
 def run_signalled(path: Path, lines: int, number: int, *arguments: str) -> int | None:

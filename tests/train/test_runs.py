@@ -19,8 +19,8 @@ from tests.runs import (
     metrics,
     run,
     run_killed,
-    run_launched,
     run_signalled,
+    run_together,
     start_ranks,
     terminated,
     tiny_config,
@@ -105,7 +105,7 @@ def test_a_best_metric_that_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize("source", ["emoji", "shards"])
 def test_stopped_in_an_evaluation_a_run_begins_with_it_again(tmp_path, shards, source):
-    slow = {"data__val_samples": 150, "eval__batch_size": 1, "train__epochs": 1, "checkpoint__every_steps": None}
+    slow = {"data__val_samples": 60, "eval__batch_size": 1, "train__epochs": 1, "checkpoint__every_steps": None}
     slow |= on_shards(shards) if source == "shards" else {}
     path, whole = config(tmp_path, "whole", **slow)
     run("train", "--config", str(path))
@@ -139,7 +139,7 @@ def test_two_processes_train_as_one(tmp_path):
     path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
     run("train", "--config", str(path))
     path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
-    assert "2 process(es)" in run_launched("train", "--config", str(path))
+    assert "2 process(es)" in run_together(tmp_path, "train", "--config", str(path))
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():

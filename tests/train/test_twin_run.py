@@ -7,7 +7,7 @@ import torch
 
 from gapless.eval import load_pairs
 from gapless.models import load_export
-from tests.runs import metrics, run, run_killed, run_launched, tiny_config, write_config
+from tests.runs import metrics, run, run_killed, run_together, tiny_config, write_config
 
 TWIN = {
     "model__towers": "image-image",
@@ -85,7 +85,7 @@ def test_two_processes_train_a_twin_as_one(tmp_path):
     path, alone = config(tmp_path, "alone", data__batch_size=15, data__drop_last=False)
     run("train", "--config", str(path))
     path, together = config(tmp_path, "together", data__batch_size=15, data__drop_last=False)
-    run_launched("train", "--config", str(path))
+    run_together(tmp_path, "train", "--config", str(path))
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         for name in ("train/loss", "val/centroid_distance", "val/alignment"):
             if name in one:

@@ -18,7 +18,7 @@ from gapless.decode.captions.training import CaptionEvaluation
 from gapless.eval.features import embed_texts
 from gapless.models import build_model, load_model, save_export
 from tests.decode.stores import D, captions, tree, write_store
-from tests.runs import TINY, metrics, run, run_killed, run_launched, terminated, write_config
+from tests.runs import TINY, metrics, run, run_killed, run_together, terminated, write_config
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_two_processes_train_as_one(tmp_path, space):
     path, alone = config(tmp_path, space, "alone", train__micro_batch_size=4, **changes)
     run("caption", "train", "--config", str(path))
     path, together = config(tmp_path, space, "together", **changes)
-    run_launched("caption", "train", "--config", str(path))
+    run_together(tmp_path, "caption", "train", "--config", str(path))
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
 
