@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CONNECT, BUG = "connect-collapse-corrupt", "bug-or-feature"
 OF_PAPER = {
     CONNECT: ("mlp-collapse", "two-spans", "stable-region"),
-    BUG: ("plane", "sphere", "flat", "warm", "high-dimension", "ablation"),
+    BUG: ("plane", "plane-pairs", "sphere", "sphere-512", "flat", "warm", "high-dimension", "ablation"),
 }
 """Simulations of each paper."""
 

@@ -43,6 +43,6 @@ def test_robustness_of_a_run_becomes_a_page(tmp_path):
     results = json.loads((output / "results.json").read_text())
     assert results["Figure 14: families of noise"][0][0] == "gaussian"
     assert len(results["Figures 18 and 19: Algorithm 1 by epsilon"]) == 4
-    assert "Simulation: two clusters in the plane" in (output / "report.html").read_text()
+    assert "Simulation: two clusters of ten points in the plane" in (output / "report.html").read_text()
     printed = run("reproduce", "bug-or-feature", f"--source={tmp_path / 'none'}", f"--output={output}", code=3)
     assert "is not there" in printed

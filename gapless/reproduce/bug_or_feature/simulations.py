@@ -92,32 +92,44 @@ def clusters(
     growth: float = 300.0,
     sphere: bool = False,
     flat: bool = False,
+    moments: Sequence[float] = (),
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Simulated:
     """Two tight clusters under gradient descent: a gap remains that is orthogonal to both (Theorems 3.1 and 3.2).
 
+    How long it remains depends on temperature, dimension and number of points; on the sphere of R^3 it closes.
+
     Args:
         n: pairs.
         d: dimensions.
-        gap: distance of the two means along the first dimension.
+        gap: distance of the two means along the first dimension; at most 2 on the sphere, where they lie on opposite
+            sides of it, at less around the second dimension.
         spread: standard deviation of the clusters.
         temperature: tau.
         steps: of descent.
         lr: first step size.
         growth: how many times larger the last one is.
-        sphere: points of length 1, around +-e1.
+        sphere: points of length 1.
         flat: all variance in the second dimension, none along the gap (Fig. 11).
+        moments: times, which are steps times their size, whose gap and orthogonality are numbers, too.
         seed: of the points.
         progress: called with the share that is done.
+
+    Raises:
+        ValueError: a gap on the sphere that is longer than its diameter.
     """
+    if sphere and gap > 2:
+        raise ValueError(f"a gap of {gap} does not fit on the sphere, whose points are at most 2 apart")
     generator = torch.Generator().manual_seed(seed)
     sides: list[Tensor] = []
     for sign in (1, -1):
         points = torch.randn(n, d, generator=generator, dtype=torch.float64) * spread
         if flat:
             points[:, [k for k in range(d) if k != 1]] = 0
-        points[:, 0] += sign * (1.0 if sphere else gap / 2)
+        points[:, 0] += sign * gap / 2
+        if sphere:
+            points[:, 1] += math.sqrt(1 - gap**2 / 4)
         sides.append(F.normalize(points, dim=1) if sphere else points)
     x, y, history = descend(sides[0], sides[1], steps, lr, temperature, sphere, growth, progress)
     nearest = torch.cdist(x, y).argmin(dim=1)
@@ -132,23 +144,56 @@ def clusters(
             "variance of S after": 10 ** history["log10 variance of S"][-1],
             "relative alignment": float((nearest == torch.arange(n)).double().mean()),
             "loss after": history["loss"][-1],
+            **_at_moments(history, [moment / lr for moment in moments], moments),
         },
         curves={name: {"": (steps_at, history[name])} for name in history if name != "step"},
     )
 
 
-def ablation(
-    n: int = 20,
-    temperatures: Sequence[float] = (0.1, 0.3, 1.0, 10.0),
-    gaps: Sequence[float] = (0.0, 0.5, 1.0),
-    dimensions: Sequence[int] = (2, 16, 256),
-    steps: int = 2000,
+def _at_moments(history: dict[str, list[float]], steps: Sequence[float], names: Sequence[float]) -> dict[str, float]:
+    """Gap and orthogonality at the recorded steps that are nearest to some."""
+    numbers = {}
+    for step, name in zip(steps, names, strict=True):
+        k = min(range(len(history["step"])), key=lambda k: abs(history["step"][k] - step))
+        numbers[f"gap at time {name:g}"] = history["gap"][k]
+        numbers[f"orthogonality at time {name:g}"] = history["orthogonality"][k]
+    return numbers
+
+
+def by_number(
+    numbers_of_pairs: Sequence[int] = (10, 20, 100),
+    steps: int = 20_000,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Simulated:
-    """The gap that remains, by temperature, initial gap and dimension (Fig. 17 and its Appendix H).
+    """The gap that remains in the plane, by the number of pairs, from what :func:`clusters` has by default."""
+    numbers: dict[str, float] = {}
+    for k, n in enumerate(numbers_of_pairs):
+        numbers[f"{n} pairs"] = clusters(n, steps=steps, seed=seed).numbers["gap after"]
+        progress((k + 1) / len(numbers_of_pairs))
+    line = [float(n) for n in numbers_of_pairs], list(numbers.values())
+    return Simulated(numbers, curves={"gap after training in the plane": {"by number of pairs": line}})
 
-    Steps shrink with the temperature, as gradients grow with its inverse.
+
+def ablation(
+    n: int = 20,
+    temperatures: Sequence[float] = (0.1, 1.0, 10.0),
+    gaps: Sequence[float] = (0.0, 1.0, 2.0),
+    dimensions: Sequence[int] = (3, 16, 256),
+    time: float = 100.0,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Simulated:
+    """The gap that remains on the sphere, by temperature, initial gap and dimension (Fig. 17 and its Appendix H).
+
+    Args:
+        n: pairs.
+        temperatures: taus.
+        gaps: initial ones.
+        dimensions: D.
+        time: of descent. Steps are a tenth of the temperature long, as gradients grow with its inverse.
+        seed: of the points.
+        progress: called with the share that is done.
     """
     numbers: dict[str, float] = {}
     curves: Curves = {}
@@ -158,8 +203,9 @@ def ablation(
         for gap in gaps:
             remaining = []
             for temperature in temperatures:
-                lr = 0.05 * min(1.0, temperature)
-                trained = clusters(n, d, gap, 0.05, temperature, steps, lr, 1.0, seed=seed)
+                lr = 0.1 * temperature
+                steps = max(1, round(time / lr))
+                trained = clusters(n, d, gap, 0.01, temperature, steps, lr, 1.0, sphere=True, seed=seed)
                 remaining.append(trained.numbers["gap after"])
                 numbers[f"d {d}, gap {gap:g}, temperature {temperature:g}"] = remaining[-1]
                 progress(len(numbers) / total)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gapless.reproduce.bug_or_feature.simulations import ablation, clusters, descend, orthogonality
+from gapless.reproduce.bug_or_feature.simulations import ablation, by_number, clusters, descend, orthogonality
 from gapless.reproduce.connect_collapse_corrupt.simulations import mlp_collapse, stable_region, two_spans
 from gapless.reproduce.simulations import SIMULATIONS
 
@@ -74,7 +74,7 @@ def test_margins():
             (0.7469394, 0.7463645, 0.6020960, 0.02418044, 0.1109679, 1.425793e-06, 1, 0.2457908),
         ),
         (
-            {"d": 3, "spread": 0.05, "sphere": True},
+            {"d": 3, "spread": 0.05, "sphere": True, "gap": 2.0},
             (1.996564, 0.7386916, 0.02661355, 0.001215362, 3.545530e-04, 1.087052e-06, 1, 0.1484268),
         ),
         (
@@ -86,7 +86,14 @@ def test_margins():
 def test_clusters(settings, numbers):
     shares = []
     result = clusters(
-        n=8, gap=0.75, temperature=0.2, steps=250, lr=0.002, growth=5.0, seed=1, progress=shares.append, **settings
+        **({"gap": 0.75} | settings),
+        n=8,
+        temperature=0.2,
+        steps=250,
+        lr=0.002,
+        growth=5.0,
+        seed=1,
+        progress=shares.append,
     )
     names = (
         *("gap before", "gap after", "orthogonality before", "orthogonality after"),
@@ -104,15 +111,35 @@ def test_clusters(settings, numbers):
 
 def test_ablation():
     shares = []
-    result = ablation(6, (0.2, 2.0), (0.0, 0.5), (2, 3), 40, seed=5, progress=shares.append)
-    values = (0.001456571, 0.0230285, 0.4693159, 0.4042973, 0.001248353, 0.01019633, 0.5080525, 0.3992260)
+    result = ablation(6, (0.2, 2.0), (0.0, 0.5), (2, 3), 4.0, seed=5, progress=shares.append)
     names = [f"d {d}, gap {gap:g}, temperature {t:g}" for d in (2, 3) for gap in (0, 0.5) for t in (0.2, 2)]
-    assert result.numbers == close(dict(zip(names, values, strict=True)), 5e-3)
+    assert list(result.numbers) == names
+    # Each is clusters of its own settings; a step is a tenth of the temperature long.
+    for d, gap, temperature, steps in ((2, 0.0, 2.0, 20), (3, 0.5, 0.2, 200)):
+        alone = clusters(6, d, gap, 0.01, temperature, steps, 0.1 * temperature, 1.0, sphere=True, seed=5)
+        assert result.numbers[f"d {d}, gap {gap:g}, temperature {temperature:g}"] == alone.numbers["gap after"]
     assert list(result.curves) == [f"gap after training by temperature, {d} dimensions" for d in (2, 3)]
     lines = result.curves["gap after training by temperature, 3 dimensions"]
     assert list(lines) == ["gap 0 at first", "gap 0.5 at first"]
     assert lines["gap 0.5 at first"] == ([0.2, 2.0], [result.numbers[name] for name in names[6:]])
     assert shares == [k / 8 for k in range(1, 9)]
+
+
+def test_moments_are_the_nearest_of_those_that_are_kept():
+    result = clusters(8, 3, 2.0, 0.05, 0.2, 250, 0.002, 1.0, sphere=True, moments=(0.1, 0.4011))
+    steps, gaps = result.curves["gap"][""]
+    assert result.numbers["gap at time 0.1"] == gaps[steps.index(50)]
+    assert result.numbers["gap at time 0.4011"] == gaps[steps.index(200)]
+    assert result.numbers["orthogonality at time 0.1"] == result.curves["orthogonality"][""][1][steps.index(50)]
+
+
+def test_by_number():
+    shares = []
+    result = by_number((3, 6), steps=50, seed=2, progress=shares.append)
+    assert result.numbers == {f"{n} pairs": clusters(n, steps=50, seed=2).numbers["gap after"] for n in (3, 6)}
+    (lines,) = result.curves.values()
+    assert lines == {"by number of pairs": ([3, 6], list(result.numbers.values()))}
+    assert shares == [0.5, 1]
 
 
 def test_points_on_the_sphere_stay_there_and_steps_grow():
@@ -140,12 +167,14 @@ def test_what_each_simulation_is_called_and_shows():
         "mlp-collapse": ("dimensional collapse by depth", "mlp_collapse"),
         "two-spans": ("a gap in dimensions without gradient", "two_spans"),
         "stable-region": ("the margin that ends the optimisation, by temperature", "stable_region"),
-        "plane": ("two clusters in the plane", "clusters"),
-        "sphere": ("two clusters on the sphere", "clusters"),
+        "plane": ("two clusters of ten points in the plane keep their gap", "clusters"),
+        "plane-pairs": ("of more points in the plane they do not", "by_number"),
+        "sphere": ("two clusters on the sphere of R^3: an orthogonal gap for a while, and none in the end", "clusters"),
+        "sphere-512": ("the same on the sphere of R^512: the loss vanishes and the gap stays", "clusters"),
         "flat": ("no variance along the gap, and yet it closes", "clusters"),
         "warm": ("temperature 1 closes the gap", "clusters"),
-        "high-dimension": ("clusters on the sphere of R^64: S becomes doubly stochastic", "clusters"),
-        "ablation": ("what remains of a gap, by temperature, initial gap and dimension", "ablation"),
+        "high-dimension": ("clusters on the sphere of R^24: S becomes doubly stochastic", "clusters"),
+        "ablation": ("what remains of a gap on the sphere, by temperature, initial gap and dimension", "ablation"),
     }
     usual = {name: settings for name, (_, _, settings, _) in SIMULATIONS.items()}
     assert usual["sphere"]["sphere"] is usual["high-dimension"]["sphere"] is True
