@@ -18,7 +18,7 @@ SIMULATIONS: dict[str, tuple[str, Callable[..., Simulated], dict[str, Any], dict
     "stable-region": ("the margin that ends the optimisation, by temperature", stable_region, {}, {"n": 50}),
     "plane": ("two clusters of ten points in the plane keep their gap", clusters, {}, {"steps": 500}),
     "plane-pairs": (
-        "of more points in the plane they do not",
+        "what remains of it by the number of points",
         by_number,
         {},
         {"numbers_of_pairs": (5, 8), "steps": 200},

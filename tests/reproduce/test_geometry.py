@@ -43,7 +43,10 @@ def test_simulations_are_small_where_it_is_quick(monkeypatch, tmp_path, caplog):
     ("paper", "names"),
     [
         ("connect-collapse-corrupt", ("mlp-collapse", "two-spans", "stable-region")),
-        ("bug-or-feature", ("plane", "sphere", "flat", "warm", "high-dimension", "ablation")),
+        (
+            "bug-or-feature",
+            ("plane", "plane-pairs", "sphere", "sphere-512", "flat", "warm", "high-dimension", "ablation"),
+        ),
     ],
 )
 def test_a_paper_is_measured_on_the_last_embeddings_of_the_run(monkeypatch, tmp_path, paper, names):

@@ -168,7 +168,7 @@ def test_what_each_simulation_is_called_and_shows():
         "two-spans": ("a gap in dimensions without gradient", "two_spans"),
         "stable-region": ("the margin that ends the optimisation, by temperature", "stable_region"),
         "plane": ("two clusters of ten points in the plane keep their gap", "clusters"),
-        "plane-pairs": ("of more points in the plane they do not", "by_number"),
+        "plane-pairs": ("what remains of it by the number of points", "by_number"),
         "sphere": ("two clusters on the sphere of R^3: an orthogonal gap for a while, and none in the end", "clusters"),
         "sphere-512": ("the same on the sphere of R^512: the loss vanishes and the gap stays", "clusters"),
         "flat": ("no variance along the gap, and yet it closes", "clusters"),
