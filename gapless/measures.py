@@ -47,7 +47,6 @@ MEASURES: dict[str, Measure] = {
         ("centroid_distance", "centroid distance", "low"),
         ("centroid_distance_squared", "centroid distance, squared", "low"),
         ("linear_separability", "linear separability", "low", "separability"),
-        ("linear_separability_centred", "linear separability, centred", "low"),
         ("relative_modality_gap", "relative modality gap", "low"),
     ),
     **_records(
@@ -112,6 +111,8 @@ MEASURES: dict[str, Measure] = {
         ("acc1", "accuracy", "high"),
         ("acc5", "top-5 accuracy", "high"),
         ("mean_per_class_recall", "mean recall of classes", "high"),
+        ("chance", "accuracy of guessing", ""),
+        ("majority", "share of the most frequent class", ""),
         ("image_acc", "accuracy, caption to image", "high"),
         ("text_acc", "accuracy, image to caption", "high"),
         ("lp_acc1", "accuracy of a linear probe", "high"),

@@ -25,7 +25,7 @@ from gapless.run_folder import check_file, write_text, write_whole
 logger = logging.getLogger(__name__)
 
 SHOWN = (
-    *("centroid_distance", "linear_separability", "linear_separability_centred", "relative_modality_gap"),
+    *("centroid_distance", "linear_separability", "relative_modality_gap"),
     *("mixing@1", "mixing@10", "relative_alignment", "mutual_knn@10", "cka"),
     *("pair_cosine", "non_pair_cosine", "cone_image", "cone_text"),
     *("uniformity_image", "uniformity_text", "cross_uniformity", "alignment"),

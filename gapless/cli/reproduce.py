@@ -7,14 +7,14 @@ from jsonargparse import ArgumentParser
 
 from gapless.cli.extras import needs_caption_extra
 from gapless.cli.options import add_options
-from gapless.config.arguments import Location, PositiveInteger
+from gapless.config.arguments import Location, NonNegativeInteger, PositiveInteger
 from gapless.errors import ConfigError
 
 Experiment = Literal["demo", "contrastive-gap", "connect-collapse-corrupt", "bug-or-feature"]
 Edition = Literal["emoji", "coco"]
 Part = Literal["captioning", "geometry"]
 PAPER = "contrastive-gap"
-GRID = {"edition", "dimensions", "jobs", "allow_missing"}
+GRID = {"edition", "dimensions", "seeds", "jobs", "allow_missing"}
 USED_BY: dict[str, set[str]] = {
     "demo": set(),
     "contrastive-gap": GRID,
@@ -51,6 +51,12 @@ def add_reproduce(parser: ArgumentParser) -> None:
             f"Folder of the zero-shot sets and simat, for {PAPER} on COCO; {{dataset}} is each name.",
         ),
         ("dimensions", list[PositiveInteger], [32, 64, 128], f"Dimensions in the grid of {PAPER}."),
+        (
+            "seeds",
+            list[NonNegativeInteger],
+            [42, 24, 44],
+            f"Seeds in the grid of {PAPER}; by default the paper's. Verdicts are taken at five.",
+        ),
         ("jobs", PositiveInteger, None, f"Number of runs of {PAPER} at a time; null for one on each GPU."),
     )
 
@@ -65,14 +71,17 @@ def unused_by_reproduce(arguments: Any) -> dict[str, str]:
     experiment = " ".join(parts)
     used = USED_BY[experiment]
     reason = f"{experiment} does not use it (it takes {', '.join(sorted(used | {'output', 'quick'}))})"
-    keys = ("edition", "source", "pretrained", "only", "karpathy", "data_path", "root", "dimensions", "jobs")
+    keys = ("edition", "source", "pretrained", "only", "karpathy", "data_path", "root", "dimensions", "seeds", "jobs")
     return {key: reason for key in (*keys, "allow_missing") if key not in used}
 
 
 def run_reproduce(arguments: Any) -> None:
     """Run the experiment."""
-    if not arguments.dimensions:
-        raise ConfigError("dimensions: name at least one")
+    for key in ("dimensions", "seeds"):
+        if not getattr(arguments, key):
+            raise ConfigError(f"{key}: name at least one")
+        if len(set(getattr(arguments, key))) < len(getattr(arguments, key)):
+            raise ConfigError(f"{key}: one is named twice")
     output = arguments.output or Path("runs") / (arguments.experiment + ("-quick" if arguments.quick else ""))
     if arguments.pretrained and not arguments.source:
         raise ConfigError("--pretrained: it belongs to the open_clip model that --source names")
@@ -98,6 +107,7 @@ def run_reproduce(arguments: Any) -> None:
         arguments.data_path,
         arguments.root,
         arguments.dimensions,
+        arguments.seeds,
         arguments.jobs,
         arguments.allow_missing,
     )

@@ -11,10 +11,10 @@ from rich.text import Text
 from gapless.errors import DataError
 
 HEADLINES = {
-    "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall", "centroid_distance"),
+    "zeroshot_classification": ("acc1", "chance", "majority", "mean_per_class_recall", "acc5", "centroid_distance"),
     "zeroshot_retrieval": ("image_retrieval_recall@1", "text_retrieval_recall@1", "image_retrieval_recall@5"),
     "zeroshot_retrieval_first_caption": ("image_retrieval_recall@1", "text_retrieval_recall@1"),
-    "linear_probe": ("lp_acc1", "lp_mean_per_class_recall"),
+    "linear_probe": ("lp_acc1", "chance", "majority", "lp_mean_per_class_recall"),
     "joint_clustering": ("v_measure", "nmi", "ari", "modality_nmi"),
     "gap": ("centroid_distance", "linear_separability", "mixing@10", "uniformity", "alignment"),
 }
@@ -91,7 +91,10 @@ def print_side_by_side(results: Sequence[Any], names: Sequence[str], ends: Seque
             counts = ", ".join(f"{name} {r.num_samples}" for name, r in result.results.items())
             print(f"{result.label}: not over the same samples ({counts}), nothing is marked")
     if differences:
-        print(f"last column: {ends[0]} minus {ends[-1]}, with its 95 % bootstrap interval over samples")
+        print(
+            f"last column: {ends[0]} minus {ends[-1]}, with its 95 % bootstrap interval over samples, "
+            "or over groups of those that are not independent"
+        )
 
 
 def _differences(results: Sequence[Any], ends: Sequence[str]) -> dict[tuple[str, str], str]:

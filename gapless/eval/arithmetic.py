@@ -1,7 +1,7 @@
 """Arithmetic on embeddings as an evaluation: SIMAT's own data, and the emoji."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gapless.data.emoji import emoji_edits
+from gapless.data.emoji import ATTRIBUTES, emoji_edits, emoji_families
 from gapless.errors import DataError
-from gapless.eval.metrics.simat import Domain, Table, load_edits, load_oracle, read_columns, simat_score
+from gapless.eval.embeddings import rows_of_groups
+from gapless.eval.metrics.simat import Domain, Table, load_edits, load_oracle, read_columns, simat_parts
 from gapless.eval.results import Result, file_hash
 from gapless.eval.suite import Suite
 
@@ -32,6 +33,8 @@ class WordEdits:
     oracle: Callable[[], Tensor]
     """Gives the similarity of every picture to every caption."""
     domain: Domain
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Groups of pictures, by their keys, whose edits are no independent samples; edits of one picture never are."""
     heads: Path | None = None
     """safetensors with image.weight, image.bias, text.weight and text.bias, applied to the embeddings."""
 
@@ -56,14 +59,19 @@ def open_simat(folder: Path, domain: Domain = "dev", heads: Path | None = None) 
     missing = [p for p in needed if not p.is_file()]
     if missing:
         raise DataError(f"SIMAT: looked for {missing[0]}, it is not there ({len(missing)} of {len(needed)} missing)")
-    return WordEdits("simat", paths, transfos, base / "triplets.csv", partial(load_oracle, oracle), domain, heads)
+    return WordEdits("simat", paths, transfos, base / "triplets.csv", partial(load_oracle, oracle), domain, heads=heads)
 
 
-def emoji_word_edits(domain: Domain = "test") -> WordEdits:
-    """Changes of gender, skin tone and hair, among all emoji."""
-    edits = emoji_edits()
-    oracle = partial(torch.eye, len(edits.paths))
-    return WordEdits("emoji", edits.paths, edits.transfos, edits.triplets, oracle, domain)
+def emoji_word_edits(domain: Domain = "test") -> list[WordEdits]:
+    """Changes of gender, skin tone and hair, each among the pictures of the domain: test ones, or all others."""
+    found = {attribute: emoji_edits(attribute, domain == "test") for attribute in ATTRIBUTES}
+    return [
+        WordEdits(
+            f"emoji_{name}", e.paths, e.transfos, e.triplets, partial(torch.eye, len(e.paths)), domain, emoji_families()
+        )
+        for name, e in found.items()
+        if e is not None
+    ]
 
 
 def evaluate_arithmetic(suite: Suite, data: WordEdits, lambdas: Sequence[float] = (1.0,)) -> Result:
@@ -85,10 +93,13 @@ def evaluate_arithmetic(suite: Suite, data: WordEdits, lambdas: Sequence[float] 
     images = embedded.image
     if data.heads is not None:
         images, words = _through_heads(data.heads, images, words)
-    scores = simat_score(images, words, data.transfos, data.triplets, data.oracle(), lambdas, data.domain)
-    metrics = {f"simat_score@{strength:g}": score for strength, score in scores.items()}
-    metrics["num_edits"] = float(len(edits.query))
-    result = suite.result(f"{data.name}_{data.domain}", "embedding_arithmetic", metrics, embedded)
+    parts = simat_parts(images, words, edits, data.oracle(), lambdas)
+    # So that the mean over the edits is the score.
+    samples = {f"simat_score@{strength:g}": values * len(values) for strength, values in parts.items()}
+    metrics = {name: float(values.mean()) for name, values in samples.items()} | {"num_edits": float(len(edits.query))}
+    rows = rows_of_groups(embedded.keys, data.groups)[edits.query]
+    groups = dict.fromkeys(samples, rows)
+    result = suite.result(f"{data.name}_{data.domain}", "embedding_arithmetic", metrics, embedded, samples, groups)
     if data.heads is not None:
         result.settings["heads"] = f"{data.heads.stem} {file_hash(data.heads)}"
     return result

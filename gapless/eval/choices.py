@@ -40,7 +40,7 @@ def evaluate_vqa(suite: Suite, questions: Sequence[Question], name: str) -> Resu
     """Share of questions whose right answer is the choice nearest to the image."""
     embedded, usable, queries, choices = embed_questions(suite, questions, name)
     hits = nearest_choice(queries, choices) == torch.tensor([q.correct for q in usable])
-    metrics = {"acc": float(hits.double().mean()), "num_questions": float(len(usable))}
+    metrics = {"acc": float(hits.double().mean()), "chance": 1 / choices.shape[1], "num_questions": float(len(usable))}
     return suite.result(name, "multiple_choice", metrics, embedded, {"acc": hits.float()})
 
 

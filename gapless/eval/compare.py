@@ -5,8 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
 from torch import Tensor
 
 from gapless.errors import ConfigError
@@ -118,33 +122,63 @@ def difference(one: Result, other: Result, metric: str) -> tuple[float, float, f
     first, second = one.samples.get(metric), other.samples.get(metric)
     if first is None or second is None or len(first) != len(second) or one.sample_set != other.sample_set:
         return None
-    return bootstrap_difference(first, second)
+    return bootstrap_difference(first, second, one.groups.get(metric))
 
 
 def bootstrap_difference(
-    one: Tensor, other: Tensor, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    one: Tensor, other: Tensor, groups: Tensor | None = None, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """Mean difference of two models' scores on the same samples, and its percentile bootstrap interval.
 
     Args:
         one: (N,).
         other: (N,), of the same samples in the same order.
-        resamples: of the N samples, with replacement.
+        groups: int64 (N,), of samples that are no independent ones and are drawn together; None if all are.
+        resamples: of the groups, with replacement.
         level: of the interval.
         seed: of the resamples.
 
     Returns:
-        Mean of one - other, lower and upper end.
+        Mean of one - other, lower and upper end; the ends are the mean where there is one group only.
     """
-    difference = (one - other).double()
-    generator = torch.Generator().manual_seed(seed)
-    # How often each sample is drawn is multinomial: one row of counts is one resample.
-    means = torch.stack(
-        [
-            difference[torch.randint(len(difference), (len(difference),), generator=generator)].mean()
-            for _ in range(resamples)
-        ]
+    values = (one - other).double()
+    mean = float(values.mean())
+    found = _bootstrap(values, groups, resamples, level, seed)
+    if found is None:
+        return mean, mean, mean
+    return mean, float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def bootstrap_error(values: Tensor, groups: Tensor | None = None, resamples: int = 2000) -> tuple[float, int]:
+    """Standard error of the mean of samples (N,), by the bootstrap over their groups (N,); and the number of groups."""
+    found = _bootstrap(values.double(), groups, resamples)
+    return (0.0 if found is None else float(found.standard_error)), len(group_totals(values, groups)[0])
+
+
+def _bootstrap(values: Tensor, groups: Tensor | None, resamples: int, level: float = 0.95, seed: int = 0) -> Any:
+    """scipy's BootstrapResult of a mean; None for one group, which says nothing about others."""
+    totals = group_totals(values, groups)
+    if len(totals[0]) < 2:
+        return None
+    return bootstrap(
+        totals,
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=100,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
     )
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, ends).tolist()
-    return float(difference.mean()), low, high
+
+
+def group_totals(values: Tensor, groups: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sum of the values (N,) of each group, and how many there are, both (G,)."""
+    rows = torch.arange(len(values)) if groups is None else torch.unique(groups, return_inverse=True)[1]
+    return torch.bincount(rows, values.double()).numpy(), torch.bincount(rows).double().numpy()
+
+
+def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = sums.sum(axis=axis) / counts.sum(axis=axis)
+    return mean

@@ -1,6 +1,7 @@
 """Rows of a data set as a model embeds them, in memory and on disk."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,13 @@ class Embeddings:
         """The first caption of each image, (N, D)."""
         counts = torch.bincount(self.image_of_text)
         return self.text[counts.cumsum(0) - counts]
+
+
+def rows_of_groups(keys: Sequence[str], groups: Mapping[str, str]) -> Tensor:
+    """A number for each row, the same for rows of one group, int64 (N,); a key without a group is one of its own."""
+    numbers: dict[tuple[str, bool], int] = {}
+    named = ((groups.get(key, key), key in groups) for key in keys)
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in named], dtype=torch.long)
 
 
 def save_pairs(pairs: Embeddings, path: Path) -> None:

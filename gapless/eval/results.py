@@ -22,6 +22,8 @@ from gapless.run_folder import CHECKPOINTS, EXPORT, RESULTS, STATE_FILE, write_t
 
 SAMPLES = "samples"
 """Folder beside the results with what every single sample scored."""
+GROUPS = "groups/"
+"""Before a metric's name, in that folder: which of its samples belong together."""
 FORMAT = 1
 """Of the files; those without a number know neither settings nor where data and weights lie."""
 LONGEST_STEM = 200
@@ -47,6 +49,8 @@ class Result:
     """Samples that could not be used."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """Score of every sample, (N,), by the name of the metric whose mean it is."""
+    groups: dict[str, Tensor] = field(default_factory=dict)
+    """Groups of samples that are not independent, int64 (N,), by metric; none where every sample is."""
     split: str = ""
     """Of the data set; empty where it has none, or in older results."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +108,8 @@ def save_result(result: Result, folder: Path) -> Path:
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
     if result.samples:
         with write_whole(samples) as temporary:
-            save_file({n: t.float().contiguous() for n, t in result.samples.items()}, temporary)
+            groups = {f"{GROUPS}{name}": rows.contiguous() for name, rows in result.groups.items()}
+            save_file({n: t.float().contiguous() for n, t in result.samples.items()} | groups, temporary)
     return path
 
 
@@ -179,9 +184,11 @@ def load_result(path: Path) -> Result:
     samples = path.parent / SAMPLES / f"{path.stem}.safetensors"
     if samples.is_file():
         try:
-            result.samples = load_file(samples)
+            tensors = load_file(samples)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{samples} cannot be read ({error}); evaluate again") from None
+        result.samples = {name: rows for name, rows in tensors.items() if not name.startswith(GROUPS)}
+        result.groups = {n.removeprefix(GROUPS): rows for n, rows in tensors.items() if n.startswith(GROUPS)}
     return result
 
 

@@ -1,7 +1,7 @@
 """A model and everything it can be scored at: each image is embedded once, whatever number of tasks read it."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +20,11 @@ from gapless.data.tokens import CaptionTokenizer
 from gapless.data.transforms import build_eval_transform
 from gapless.errors import DataError
 from gapless.eval.cache import FeatureCache
-from gapless.eval.embeddings import Embeddings
+from gapless.eval.embeddings import Embeddings, rows_of_groups
 from gapless.eval.features import Autocast, embed_images, embed_prompts, embed_texts
 from gapless.eval.metrics.probe import fit_linear_probe, probe_scores
 from gapless.eval.metrics.zero_shot import (
+    class_baselines,
     class_directions,
     class_gap,
     logit_accuracy,
@@ -93,9 +94,17 @@ class Suite:
         embedded = self.labelled(data)
         classes, _ = self.classes(data)
         metrics = zero_shot_accuracy(embedded.image, classes, embedded.labels)
-        metrics |= class_gap(embedded.image, classes, embedded.labels)
+        metrics |= class_baselines(embedded.labels, len(classes)) | class_gap(embedded.image, classes, embedded.labels)
         hits = zero_shot_hits(embedded.image, classes, embedded.labels, (1,))
-        return self.result(data.name, "zeroshot_classification", metrics, embedded, {"acc1": hits[1].float()})
+        groups = rows_of_groups(embedded.keys, data.groups)
+        return self.result(
+            data.name,
+            "zeroshot_classification",
+            metrics,
+            embedded,
+            {"acc1": hits[1].float()},
+            {"acc1": groups},
+        )
 
     def linear_probe(self, train: LabelledSet, test: LabelledSet, weight_decay: float = 1e-3) -> Result:
         """Accuracy of a linear classifier on the features, fitted on one split and scored on another."""
@@ -108,7 +117,9 @@ class Suite:
         scores = logit_accuracy(logits, scored.labels)
         samples = {"lp_acc1": (logits.argmax(dim=1) == scored.labels).float()}
         metrics = {f"lp_{name}": value for name, value in scores.items()}
-        return self.result(test.name, "linear_probe", metrics, scored, samples)
+        metrics |= class_baselines(scored.labels, len(test.class_names))
+        groups = {"lp_acc1": rows_of_groups(scored.keys, test.groups)}
+        return self.result(test.name, "linear_probe", metrics, scored, samples, groups)
 
     def classes(self, data: LabelledSet) -> tuple[Tensor, list[Tensor]]:
         """Directions of classes (C, D), and the features of the prompts of each, (P, D).
@@ -166,8 +177,9 @@ class Suite:
         metrics: dict[str, float],
         embedded: Embeddings,
         samples: dict[str, Tensor] | None = None,
+        groups: Mapping[str, Tensor] | None = None,
     ) -> Result:
-        """A result of this model."""
+        """A result of this model; groups in which every sample is alone are left out."""
         return Result(
             dataset,
             task,
@@ -177,6 +189,7 @@ class Suite:
             num_samples=len(embedded.image),
             num_bad=len(embedded.bad),
             samples=samples or {},
+            groups={name: rows for name, rows in (groups or {}).items() if len(torch.unique(rows)) < len(rows)},
             sample_set=embedded.sample_set,
         )
 

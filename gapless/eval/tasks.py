@@ -5,6 +5,7 @@ Data sets are opened as data of these kinds (:mod:`gapless.eval.datasets`). Axis
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,17 +18,21 @@ from gapless.data.questions import Question, Selection
 from gapless.errors import ConfigError
 from gapless.eval.arithmetic import WordEdits, evaluate_arithmetic
 from gapless.eval.choices import evaluate_selection, evaluate_vqa
-from gapless.eval.embeddings import Embeddings
+from gapless.eval.embeddings import Embeddings, rows_of_groups
 from gapless.eval.metrics.grouping import intra_modal_retrieval, joint_clustering, mixed_recall
 from gapless.eval.metrics.retrieval import recall_at, retrieval_ranks
 from gapless.eval.noise import choice_noise, class_noise
 from gapless.eval.pairs import PairEvaluation
 from gapless.eval.results import Result
 from gapless.eval.suite import Suite
-from gapless.geometry import whole_gap
+from gapless.geometry import pseudo_values, separability_hits, smooth_measures, whole_gap
 
 LEAST_PAIRS = 5
 """Pairs that the measures of the gap need."""
+LEAST_JACKKNIFE, MOST_JACKKNIFE = 50, 5_000
+"""Between so many pairs the gap gets intervals: fewer do not fill its blocks, and more take twenty times as long."""
+CUTOFFS = (1, 5, 10)
+"""Ranks of the recalls whose samples are kept."""
 
 
 class Pairs:
@@ -38,12 +43,18 @@ class Pairs:
         source: the pairs.
         captions: those of an image that are embedded: all, or first.
         classes: of images by their keys, for clustering; None where there are none.
+        groups: of images that are no independent samples, by their keys.
     """
 
     def __init__(
-        self, name: str, source: PairSource, captions: str = "all", classes: Mapping[str, int] | None = None
+        self,
+        name: str,
+        source: PairSource,
+        captions: str = "all",
+        classes: Mapping[str, int] | None = None,
+        groups: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.name, self.source, self.captions, self.classes = name, source, captions, classes
+        self.name, self.source, self.captions, self.classes, self.groups = name, source, captions, classes, groups
         self._embedded: Embeddings | None = None
 
     def embedded(self, suite: Suite) -> Embeddings:
@@ -93,11 +104,17 @@ def retrieval(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     embedded = pairs.embedded(suite)
     image_ranks, text_ranks = _ranks_in_folds(embedded, plan.folds)
     counts = {"num_images": float(len(embedded.image)), "num_texts": float(len(embedded.text))}
-    hits = {"image_retrieval_recall@1": image_ranks < 1, "text_retrieval_recall@1": text_ranks < 1}
     task = "zeroshot_retrieval" if plan.captions == "all" else "zeroshot_retrieval_first_caption"
     metrics = recall_at(image_ranks, text_ranks) | counts
-    samples = {metric: hit.float() for metric, hit in hits.items()}
-    result = suite.result(pairs.name, task, metrics, embedded, samples)
+    of_images = rows_of_groups(embedded.keys, pairs.groups)
+    samples, groups = {}, {}
+    for k in CUTOFFS:
+        for name, ranks, rows in (
+            ("image_retrieval_recall", image_ranks, of_images[embedded.image_of_text]),
+            ("text_retrieval_recall", text_ranks, of_images),
+        ):
+            samples[f"{name}@{k}"], groups[f"{name}@{k}"] = (ranks < k).float(), rows
+    result = suite.result(pairs.name, task, metrics, embedded, samples, groups)
     result.num_bad += embedded.without_caption
     return [result]
 
@@ -121,7 +138,17 @@ def gap(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:
     images, texts = embedded.image, embedded.first_text
     if len(images) < LEAST_PAIRS:
         return []
-    return [suite.result(pairs.name, "gap", whole_gap(images, texts), embedded)]
+    samples, groups = _gap_samples(images, texts, rows_of_groups(embedded.keys, pairs.groups))
+    return [suite.result(pairs.name, "gap", whole_gap(images, texts), embedded, samples, groups)]
+
+
+def _gap_samples(images: Tensor, texts: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the intervals of the gap are taken over, and groups: held-out points of the probe, blocks of the others."""
+    if not LEAST_JACKKNIFE <= len(images) <= MOST_JACKKNIFE:
+        return {}, {}
+    hits, held_out = separability_hits(images, texts)
+    samples = pseudo_values(smooth_measures, images, texts, rows)
+    return samples | {"linear_separability": hits.float()}, {"linear_separability": rows[held_out]}
 
 
 def mixed(suite: Suite, pairs: Pairs, plan: EvalPlan) -> list[Result]:

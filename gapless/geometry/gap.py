@@ -28,7 +28,7 @@ def centroid_distance(image_features: Tensor, text_features: Tensor) -> float:
     return float((next(centroids) - next(centroids)).norm())
 
 
-def linear_separability(image_features: Tensor, text_features: Tensor, seed: int = 0, centred: bool = False) -> float:
+def linear_separability(image_features: Tensor, text_features: Tensor, seed: int = 0) -> float:
     """Held-out accuracy of a linear probe that tells images from texts.
 
     Logistic regression (C = 1, no scaling) on a random 80 % of the pairs, accuracy on the other 20 %. Both
@@ -38,11 +38,19 @@ def linear_separability(image_features: Tensor, text_features: Tensor, seed: int
         image_features: (N, D), N of at least 5.
         text_features: (M, D), M of at least 5.
         seed: of the split.
-        centred: take each modality's mean away first, fitted on the 80 %. Means of all points would put those of the
-            two parts on opposite sides of zero, and the accuracy below chance.
 
     Returns:
         0.5 (the modalities are mixed) to 1 (a hyperplane separates them).
+    """
+    return float(separability_hits(image_features, text_features, seed)[0].double().mean())
+
+
+def separability_hits(image_features: Tensor, text_features: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """What :func:`linear_separability` is the mean of.
+
+    Returns:
+        Whether the probe is right about each held-out image, then each held-out text, bool (H,); and their rows,
+        int64 (H,).
     """
     from sklearn.exceptions import ConvergenceWarning  # takes a second, which other commands should not wait
     from sklearn.linear_model import LogisticRegression
@@ -54,11 +62,9 @@ def linear_separability(image_features: Tensor, text_features: Tensor, seed: int
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
     orders = [order, order if m == n else torch.randperm(m, generator=generator)]
-    fitted = [o[: round(0.8 * len(o))] for o in orders]
-    if centred:
-        sides = [side - side[index].mean(dim=0) for side, index in zip(sides, fitted, strict=True)]
+    fitted, held_out = ([o[: round(0.8 * len(o))] for o in orders], [o[round(0.8 * len(o)) :] for o in orders])
     parts = []
-    for chosen in (fitted, [o[round(0.8 * len(o)) :] for o in orders]):
+    for chosen in (fitted, held_out):
         points = torch.cat([side[index] for side, index in zip(sides, chosen, strict=True)]).float().cpu().numpy()
         labels = torch.arange(2).repeat_interleave(torch.tensor([len(index) for index in chosen])).numpy()
         parts.append((points, labels))
@@ -66,7 +72,7 @@ def linear_separability(image_features: Tensor, text_features: Tensor, seed: int
         # Separable clouds move the optimum to infinity; the accuracy is settled long before.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe = LogisticRegression(max_iter=1000).fit(*parts[0])
-    return float(probe.score(*parts[1]))
+    return torch.from_numpy(probe.predict(parts[1][0]) == parts[1][1]), torch.cat(held_out)
 
 
 @torch.no_grad()
@@ -83,15 +89,26 @@ def gap_metrics(image_features: Tensor, text_features: Tensor, seed: int = 0) ->
         ``cross_uniformity``, ``alignment``, ``effective_dim_image``, ``effective_dim_text``.
     """
     x, y = image_features, text_features
+    smooth = smooth_measures(x, y)
+    return {
+        "centroid_distance": smooth["centroid_distance"],
+        "linear_separability": linear_separability(x, y, seed),
+        **smooth,
+        "effective_dim_image": float(effective_dimension(x)),
+        "effective_dim_text": float(effective_dimension(y)),
+    }
+
+
+@torch.no_grad()
+def smooth_measures(image_features: Tensor, text_features: Tensor) -> dict[str, float]:
+    """Those of :func:`gap_metrics` that change little where a few pairs do."""
+    x, y = image_features, text_features
     uniformity_image, uniformity_text = float(intra_uniformity(x)), float(intra_uniformity(y))
     return {
         "centroid_distance": centroid_distance(x, y),
-        "linear_separability": linear_separability(x, y, seed),
         "uniformity_image": uniformity_image,
         "uniformity_text": uniformity_text,
         "uniformity": (uniformity_image + uniformity_text) / 2,
         "cross_uniformity": float(cross_uniformity_loss(x, y)),
         "alignment": float(alignment_loss(x, y)),
-        "effective_dim_image": float(effective_dimension(x)),
-        "effective_dim_text": float(effective_dimension(y)),
     }

@@ -50,10 +50,10 @@ def whole_gap(
         seed: of the separability split, of groups, and of the sample for neighbours and distributions.
 
     Returns:
-        What :func:`gap_metrics` gives and ``centroid_distance_squared``, ``linear_separability_centred``,
-        ``effective_rank_image`` and ``_text`` and ``_union`` (of both together, each minus its mean), and everything of
-        cosine_statistics, gap_statistics (from 3 groups on), pair_neighbours, distribution_gap, ``mixing@1``,
-        ``mixing@10``, ``mutual_knn@10``, ``cka``; ``num_sampled`` of the last seven.
+        What :func:`gap_metrics` gives and ``centroid_distance_squared``, ``effective_rank_image`` and ``_text`` and
+        ``_union`` (of both together, each minus its mean), and everything of cosine_statistics, gap_statistics (from
+        3 groups on), pair_neighbours, distribution_gap, ``mixing@1``, ``mixing@10``, ``mutual_knn@10``, ``cka``;
+        ``num_sampled`` of the last seven.
     """
     x, y = image_features, text_features
     paired = len(x) == len(y)
@@ -63,7 +63,6 @@ def whole_gap(
     measures |= {
         "centroid_distance": distance,
         "centroid_distance_squared": distance**2,
-        "linear_separability_centred": linear_separability(a, b, seed, centred=True),
         "effective_dim_image": float(effective_dimension(x, gamma)),
         "effective_dim_text": float(effective_dimension(y, gamma)),
         "effective_rank_image": effective_rank(x),

@@ -9,9 +9,9 @@ from gapless.reproduce.grid import Member, run_members
 from gapless.run_folder import EXPORT
 
 
-def pretraining(output: Path, **changes: Any) -> Config:
+def pretraining(output: Path, name: str = "pretrain", **changes: Any) -> Config:
     """The start: a small CLIP trained with CLIP's loss."""
-    return with_changes(load_config(config_file("emoji/pretrain.yaml")), name="pretrain", output=str(output), **changes)
+    return with_changes(load_config(config_file("emoji/pretrain.yaml")), name=name, output=str(output), **changes)
 
 
 def fine_tuning(start: Config, model: dict[str, Any] | None = None, **changes: Any) -> Config:

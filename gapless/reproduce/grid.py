@@ -212,31 +212,3 @@ def _passing_sigterm_on() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def scores(folder: Path, pairs: str, arithmetic: str) -> dict[str, float]:
-    """The numbers that a run's plan came to, by short names.
-
-    Args:
-        folder: of the run.
-        pairs: data set whose gap and retrieval scores keep their names.
-        arithmetic: data set whose score is called ``simat``.
-
-    Returns:
-        Those; ``<data set>/<metric>`` of zero-shot data sets, and ``zero_shot/<metric>``, their means.
-    """
-    numbers: dict[str, float] = {}
-    zero_shot: list[Result] = []
-    for result in vouched(folder):
-        if result.dataset == pairs:
-            numbers |= result.metrics
-        elif result.dataset == arithmetic:
-            numbers["simat"] = result.metrics["simat_score@1"]
-        elif result.task == "zeroshot_classification":
-            zero_shot.append(result)
-            numbers |= {f"{result.dataset}/{name}": value for name, value in result.metrics.items()}
-    for name in ("acc1", "centroid_distance", "uniformity_image"):
-        values = [r.metrics[name] for r in zero_shot if name in r.metrics]
-        if values:
-            numbers[f"zero_shot/{name}"] = sum(values) / len(values)
-    return numbers

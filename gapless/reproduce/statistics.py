@@ -1,8 +1,9 @@
-"""Means over seeds with their standard error, and what a paired comparison over seeds decides."""
+"""Means over seeds with their standard error, and what comparisons over seeds decide about claims."""
 
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from scipy.stats import t as student
@@ -10,6 +11,10 @@ from scipy.stats import t as student
 from gapless.measures import measure_of
 
 Direction = Literal["low", "high", "equal"]
+LEVEL = 0.05
+"""Probability of error of all verdicts of a table together."""
+DECIDING_SEEDS = 5
+"""With fewer a paired t over seeds and Holm's correction can decide next to nothing."""
 
 
 class Estimate(NamedTuple):
@@ -41,32 +46,75 @@ def better(metric: str) -> Direction:
     return direction
 
 
-class Comparison(NamedTuple):
-    """A paired comparison."""
+@dataclass(frozen=True)
+class Comparison:
+    """A paired comparison over seeds."""
 
     difference: float
     """Mean of one - other."""
-    low: float
-    high: float
-    """Ends of the 95 % confidence interval, infinite for one pair."""
+    error: float
+    """Standard error of the difference: over the seeds, and of the test set; infinite for one seed."""
+    freedom: float
+    """Degrees of freedom of the error."""
     n: int
-    verdict: str
-    """holds, does not hold, or not decided."""
+    """Seeds."""
+    claim: Direction
+    margin: float = 0.0
+    """Of equal."""
+
+    def interval(self, level: float = 1 - LEVEL) -> tuple[float, float]:
+        """The t interval of the difference; infinite for one seed."""
+        half = math.inf if math.isinf(self.error) else float(student.ppf((1 + level) / 2, self.freedom)) * self.error
+        return self.difference - half, self.difference + half
+
+    @property
+    def evidence(self) -> tuple[float, float]:
+        """The p-values of the claim and of its opposite, each the smaller, the surer it is.
+
+        Lower and higher are two-sided tests. Equal is Schuirmann's two one-sided tests (TOST): both ends of its 90 %
+        interval lie within the margin where p is below 5 %; its opposite is a difference beyond the margin.
+        """
+        if self.claim == "equal":
+            within = max(self._above(-self.margin), self._below(self.margin))
+            return within, min(1.0, 2 * min(self._above(self.margin), self._below(-self.margin)))
+        lower, higher = min(1.0, 2 * self._below(0.0)), min(1.0, 2 * self._above(0.0))
+        return (lower, higher) if self.claim == "low" else (higher, lower)
+
+    def _above(self, bound: float) -> float:
+        """One-sided p-value of a difference above a bound."""
+        return self._tail(self.difference - bound)
+
+    def _below(self, bound: float) -> float:
+        """One-sided p-value of a difference below a bound."""
+        return self._tail(bound - self.difference)
+
+    def _tail(self, distance: float) -> float:
+        if math.isinf(self.error):
+            return 1.0
+        if self.error == 0.0:
+            return 0.0 if distance > 0 else 1.0
+        return float(student.sf(distance / self.error, self.freedom))
 
 
 def compare(
-    one: Sequence[float], other: Sequence[float], claim: Direction, margin: float = 0.02, level: float = 0.95
+    one: Sequence[float],
+    other: Sequence[float],
+    claim: Direction,
+    margin: float = 0.0,
+    sampling: tuple[float, float] = (0.0, math.inf),
 ) -> Comparison:
-    """Whether a claim about the mean of one - other holds, by its paired t interval.
+    """One objective against another, paired by seeds.
+
+    Two errors are added: that of the mean over seeds, and that of the test set, which all seeds share. The degrees of
+    freedom of the sum are Welch's and Satterthwaite's.
 
     Args:
         one: n values.
-        other: n values, each of the same seed and setting as its partner.
-        claim: low or high if one is claimed to be lower or higher, which holds if the whole interval says so and does
-            not hold if the whole interval says the opposite; equal if they are claimed to differ by less than the
-            margin, which holds if the whole interval does.
+        other: n values, each of the same seed as its partner.
+        claim: low or high if one is claimed to be lower or higher; equal if they are claimed to differ by less than
+            the margin.
         margin: of equal.
-        level: of the interval.
+        sampling: variance of the mean difference over test sets, and its degrees of freedom.
 
     Raises:
         ValueError: n is 0, or not the same.
@@ -74,10 +122,34 @@ def compare(
     differences = [a - b for a, b in zip(one, other, strict=True)]
     mean, error = estimate(differences)
     n = len(differences)
-    half = math.inf if error is None else float(student.ppf((1 + level) / 2, n - 1)) * error
-    low, high = mean - half, mean + half
-    if claim == "equal":
-        holds, fails = -margin < low and high < margin, high < -margin or low > margin
-    else:
-        holds, fails = (high < 0, low > 0) if claim == "low" else (low > 0, high < 0)
-    return Comparison(mean, low, high, n, "holds" if holds else "does not hold" if fails else "not decided")
+    if error is None:
+        return Comparison(mean, math.inf, 1.0, n, claim, margin)
+    parts = ((error**2, n - 1), sampling)
+    variance = sum(v for v, _ in parts)
+    freedom = variance**2 / total if (total := sum(v**2 / f for v, f in parts)) else math.inf
+    return Comparison(mean, math.sqrt(variance), freedom, n, claim, margin)
+
+
+def verdicts(comparisons: Sequence[Sequence[Comparison]], level: float = LEVEL) -> list[str]:
+    """What is decided about claims, each of which is to hold in every one of its comparisons.
+
+    A claim holds if all of its comparisons do, and does not hold if one is the opposite. Holm's step-down procedure
+    over all comparisons of all claims keeps the probability of any error below the level.
+
+    Args:
+        comparisons: of each claim, one for each setting.
+        level: of all verdicts together.
+
+    Returns:
+        holds, does not hold or not decided, for each claim.
+    """
+    from statsmodels.stats.multitest import multipletests  # takes seconds, which other commands should not wait
+
+    tests = [min(c.evidence) for of_claim in comparisons for c in of_claim]
+    decided = iter(multipletests(tests, level, method="holm")[0].tolist() if tests else [])
+    words = []
+    for of_claim in comparisons:
+        outcomes = [(c.evidence[0] <= c.evidence[1]) if next(decided) else None for c in of_claim]
+        holds, fails = bool(outcomes) and all(outcomes), any(outcome is False for outcome in outcomes)
+        words.append("holds" if holds else "does not hold" if fails else "not decided")
+    return words

@@ -1,10 +1,19 @@
+import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 
 import pytest
 
 from gapless.config import DataConfig
-from gapless.data.emoji import SKIN_TONES, all_emoji, emoji_classes, emoji_pairs, openmoji_drawings
+from gapless.data.emoji import (
+    ATTRIBUTES,
+    SKIN_TONES,
+    all_emoji,
+    emoji_classes,
+    emoji_edits,
+    emoji_pairs,
+    openmoji_drawings,
+)
 from gapless.data.images import decode_image
 from gapless.data.sources import build_source
 from gapless.errors import DataError
@@ -12,35 +21,67 @@ from gapless.errors import DataError
 
 def test_about_as_many_as_the_package_has():
     assert 3900 < len(all_emoji()) < 4100
-    sizes = Counter(e.split for e in all_emoji())
-    assert sizes["train"] > 3000
-    assert min(sizes["val"], sizes["test"]) > 300
-
-
-def test_variants_of_one_base_stay_in_one_split():
-    splits = defaultdict(set)
-    for e in all_emoji():
-        splits[e.base].add(e.split)
-    assert all(len(found) == 1 for found in splits.values())
 
 
 def test_names_groups_and_tones():
     by_name = {e.captions[0]: e for e in all_emoji()}
     cook = by_name["woman cook dark skin tone"]
-    assert (cook.base, cook.skin_tone, cook.group) == ("woman cook", "dark skin tone", "People & Body")
+    assert (cook.concept, cook.skin_tone, cook.gender) == ("woman cook", "dark skin tone", "woman")
+    assert cook.group == "People & Body"
     assert by_name["flag: Albania"].group == "Flags"
     assert "flag for Albania" in by_name["flag: Albania"].captions
     several = by_name["handshake light skin tone medium skin tone"]
-    assert (several.base, several.skin_tone, several.group) == ("handshake", None, "People & Body")
+    assert (several.concept, several.skin_tone, several.group) == ("handshake", None, "People & Body")
+    assert by_name["handshake"].gender is None
+    assert by_name["woman and man holding hands"].gender is None
 
 
 def test_classes():
     classes = emoji_classes()
-    assert len(classes["emoji_group"].prompts) == 9
+    assert list(classes) == ["emoji_group", "emoji_gender", "emoji_skin_tone"]
     assert list(classes["emoji_skin_tone"].prompts) == list(SKIN_TONES)
-    assert classes["emoji_group"].prompts["Food & Drink"] == ("food", "drink")
     counts = Counter(classes["emoji_skin_tone"].labels.values())
-    assert len(set(counts.values())) == 1  # every base comes in all five tones
+    assert len(set(counts.values())) == 1  # every concept comes in all five tones
+    assert classes["emoji_gender"].prompts == {"man": ("man",), "woman": ("woman",)}
+
+
+def test_groups_are_named_by_their_train_emoji():
+    groups = emoji_classes()["emoji_group"]
+    assert len(groups.prompts) == 9
+    train = {e.concept: e.group for e in all_emoji() if e.split == "train" and e.group}
+    held_out = {e.concept for e in all_emoji() if e.split != "train"}
+    for group, prompts in groups.prompts.items():
+        assert len(prompts) > 50
+        assert {train[prompt] for prompt in prompts} == {group}
+        assert not held_out.intersection(prompts)
+
+
+def test_edits_lead_from_one_name_to_another_within_a_split():
+    names = {e.path: e for e in all_emoji()}
+    sizes = {}
+    for attribute in ATTRIBUTES:
+        for held_out in (True, False):
+            edits = emoji_edits(attribute, held_out)
+            if edits is None:
+                continue
+            gallery = [names[path] for path in edits.paths]
+            assert {e.split for e in gallery} == ({"test"} if held_out else {"train", "val"})
+            rows = list(zip(*(edits.transfos[c] for c in ("region_id", "value", "target", "target_ids")), strict=True))
+            sizes[attribute, held_out] = len(rows)
+            for query, value, target, answer in rows[:: max(1, len(rows) // 100)]:
+                one, other = gallery[query], gallery[answer]
+                assert other.captions[0] == re.sub(rf"(?<!\S){value}(?!\S)", target, one.captions[0])
+                assert one.family == other.family  # so that no answer to a test picture was trained on
+            counts = Counter(row[1:3] for row in rows)
+            assert edits.transfos["norm2"] == [counts[row[1:3]] for row in rows]
+            assert set(edits.transfos["is_test"]) == {held_out}
+    assert sizes == {
+        ("gender", True): 168,
+        ("gender", False): 1034,
+        ("skin_tone", True): 920,
+        ("skin_tone", False): 7980,
+        ("hair", False): 228,  # people with named hair are one large family, which is train
+    }
 
 
 def test_pictures_open_and_no_transparent_colour_shows():

@@ -75,7 +75,6 @@ def test_the_whole_picture_is_made_of_its_parts(monkeypatch):
     expected = gap_metrics(*most, 3) | {
         "centroid_distance": distance,
         "centroid_distance_squared": distance**2,
-        "linear_separability_centred": linear_separability(*most, 3, centred=True),
         "effective_dim_image": effective_dimension(x, 0.8),
         "effective_dim_text": effective_dimension(y, 0.8),
         "effective_rank_image": effective_rank(x),
@@ -113,7 +112,6 @@ def test_without_pairs_what_needs_none_is_measured(monkeypatch):
         "centroid_distance": distance,
         "centroid_distance_squared": distance**2,
         "linear_separability": linear_separability(most, y, 3),
-        "linear_separability_centred": linear_separability(most, y, 3, centred=True),
         "uniformity_image": spread[0],
         "uniformity_text": spread[1],
         "uniformity": sum(spread) / 2,

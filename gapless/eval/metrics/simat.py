@@ -120,7 +120,7 @@ def simat_score(
     lambdas: Sequence[float] = (1.0,),
     domain: Domain = "dev",
 ) -> dict[float, float]:
-    r"""SIMAT's score for each lambda.
+    r"""SIMAT's score for each lambda: the sum of what :func:`simat_parts` gives.
 
     .. math:: 100 \sum_e w_e \, [\text{oracle}(\arg\max_{m \ne q} x_m (x_q + \lambda (u_{target} - u_{value}))) > 0.5]
 
@@ -140,6 +140,22 @@ def simat_score(
         DataError: malformed tables, words without features, or sizes that do not fit.
     """
     edits = load_edits(transfos, triplets, domain)
+    parts = simat_parts(image_features, word_features, edits, oracle, lambdas)
+    return {strength: float(values.sum()) for strength, values in parts.items()}
+
+
+@torch.no_grad()
+def simat_parts(
+    image_features: Tensor,
+    word_features: Mapping[str, Tensor],
+    edits: Edits,
+    oracle: Tensor,
+    lambdas: Sequence[float] = (1.0,),
+) -> dict[float, Tensor]:
+    """What each edit adds to the score of each lambda, float64 (E,): 100 times its weight, or nothing.
+
+    Arguments and errors as of :func:`simat_score`.
+    """
     if len(oracle) != len(image_features) or int(edits.query.max()) >= len(image_features):
         raise DataError(
             f"SIMAT: {len(image_features)} images, but the oracle knows {len(oracle)} and the edits need "
@@ -153,7 +169,7 @@ def simat_score(
     words = F.normalize(torch.stack([word_features[name].float() for name in names]), dim=1) @ images.T
     row = {name: k for k, name in enumerate(names)}
     value, target = (torch.tensor([row[w] for w in side]) for side in (edits.value, edits.target))
-    totals = dict.fromkeys(lambdas, 0.0)
+    hits: dict[float, list[Tensor]] = {strength: [] for strength in lambdas}
     for strip in strips(len(edits.query), len(images)):
         query = edits.query[strip]
         base = images[query] @ images.T
@@ -161,6 +177,5 @@ def simat_score(
         change = words[target[strip]] - words[value[strip]]
         for strength in lambdas:
             nearest = torch.add(base, change, alpha=strength).argmax(dim=1)
-            hits = oracle[nearest, edits.answer[strip]] > 0.5
-            totals[strength] += float(edits.weight[strip][hits].sum())
-    return {strength: 100 * total for strength, total in totals.items()}
+            hits[strength].append(oracle[nearest, edits.answer[strip]] > 0.5)
+    return {strength: 100 * edits.weight * torch.cat(found) for strength, found in hits.items()}

@@ -68,6 +68,19 @@ def logit_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -
     return scores | {"mean_per_class_recall": float((right[present].double() / count[present]).mean())}
 
 
+def class_baselines(labels: Tensor, classes: int) -> dict[str, float]:
+    """What accuracies are read against.
+
+    Args:
+        labels: int64 (N,), the class of each image.
+        classes: C.
+
+    Returns:
+        ``chance``, the accuracy of guessing, 1 / C; ``majority``, that of always naming the most frequent class.
+    """
+    return {"chance": 1 / classes, "majority": float(torch.bincount(labels).max() / len(labels))}
+
+
 def class_gap(image_features: Tensor, class_features: Tensor, labels: Tensor) -> dict[str, float]:
     """The gap between images and the prompts of their classes, over all images.
 

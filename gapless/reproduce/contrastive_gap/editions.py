@@ -1,6 +1,6 @@
 """The grid of the contrastive-gap paper on COCO, and the same grid on the embedded emoji."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gapless.reproduce.emoji import fine_tuning, pretraining
 from gapless.reproduce.grid import Member
 
 SEEDS = (42, 24, 44)
+"""The paper's."""
 DIMENSIONS = (32, 64, 128)
 
 
@@ -22,21 +23,19 @@ class Edition:
     members: list[Member]
     identical: list[Member]
     three_d: list[Member]
-    start: Config | None
-    """A run that the grid's models begin with; None where weights are named."""
+    starts: list[Config]
+    """Runs that the grid's models begin with, one for each seed; none where weights are named."""
     zero_shot: tuple[str, ...]
-    arithmetic: str
 
     def all_members(self) -> list[Member]:
         """Every run, the short ones first."""
         return [*self.identical, *self.three_d, *self.members]
 
 
-def _grid(
-    base: Config, seeds: Sequence[int], dimensions: Sequence[int], plan: EvalPlan, output: Path
-) -> Iterator[Member]:
+def _grid(bases: Mapping[int, Config], dimensions: Sequence[int], plan: EvalPlan, output: Path) -> Iterator[Member]:
+    """Every objective at every dimension, from the configuration of each seed."""
     for dimension in dimensions:
-        for seed in seeds:
+        for seed, base in bases.items():
             for objective in OBJECTIVES:
                 config = with_changes(
                     base,
@@ -64,7 +63,7 @@ def _three_d(file: str, output: Path, **changes: object) -> list[Member]:
 
 
 def emoji_edition(output: Path, seeds: Sequence[int], dimensions: Sequence[int], quick: bool) -> Edition:
-    """The grid on emoji, fine-tuned from a start that is trained first.
+    """The grid on emoji, fine-tuned from starts that are trained first.
 
     Args:
         output: folder of the runs.
@@ -72,19 +71,19 @@ def emoji_edition(output: Path, seeds: Sequence[int], dimensions: Sequence[int],
         dimensions: of the shared space.
         quick: shorter runs.
     """
-    start = pretraining(output)
-    base = fine_tuning(start, train={"epochs": 3 if quick else 6})
+    starts = {seed: pretraining(output, f"pretrain-seed{seed}", seed=seed) for seed in seeds}
+    epochs = {"epochs": 3 if quick else 6}
+    bases = {seed: fine_tuning(start, train=epochs) for seed, start in starts.items()}
     plan = EvalPlan(["emoji"], ["zero_shot", "retrieval", "gap", "arithmetic"], split="test", captions="first")
     kept = [0, 1, 3, 6, 12, 25, 37, 50]
     shorter = {"train": {"epochs": 50}, "eval": {"keep_embeddings": kept}} if quick else {}
     return Edition(
         "emoji",
-        list(_grid(base, seeds, dimensions, plan, output)),
+        list(_grid(bases, dimensions, plan, output)),
         _identical("identical-emoji", output, **({"train": {"epochs": 20}} if quick else {})),
         _three_d("three-d-emoji", output, **shorter),
-        start,
-        ("emoji_group", "emoji_skin_tone"),
-        "emoji_test",
+        list(starts.values()),
+        ("emoji_group", "emoji_gender", "emoji_skin_tone"),
     )
 
 
@@ -114,10 +113,9 @@ def coco_edition(
     )
     return Edition(
         "coco",
-        list(_grid(base, seeds, dimensions, plan, output)),
+        list(_grid(dict.fromkeys(seeds, base), dimensions, plan, output)),
         _identical("identical", output, **place),
         _three_d("three-d", output, **place),
-        None,
+        [],
         PAPER_SETS,
-        "simat_dev",
     )

@@ -14,9 +14,11 @@ from accelerate import PartialState
 from gapless.data import build_source
 from gapless.errors import DataError
 from gapless.report import Cell, Table, load_run, print_tables, write_document, write_report
+from gapless.reproduce.contrastive_gap.claims import Scores, claim_tables
 from gapless.reproduce.contrastive_gap.editions import DIMENSIONS, SEEDS, Edition, coco_edition, emoji_edition
-from gapless.reproduce.contrastive_gap.tables import Scores, claim_tables, paper_tables, tables_of_logs
-from gapless.reproduce.grid import Member, run_members, scores, vouched
+from gapless.reproduce.contrastive_gap.tables import paper_tables, tables_of_logs
+from gapless.reproduce.grid import Member, run_members, vouched
+from gapless.reproduce.scored import scores
 from gapless.run_folder import METRICS_FILE, write_text
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ def reproduce(
     data_path: str | None = None,
     root: str | None = None,
     dimensions: Sequence[int] = DIMENSIONS,
+    seeds: Sequence[int] = SEEDS,
     jobs: int | None = None,
     allow_missing: bool = False,
 ) -> list[Table]:
@@ -43,6 +46,7 @@ def reproduce(
         data_path: COCO's folder, for coco.
         root: folder of the zero-shot sets and of simat, for coco; {dataset} in it becomes the name.
         dimensions: of the shared space; the paper's are 32, 64 and 128.
+        seeds: of the runs and, on emoji, of their starts; verdicts are taken at five.
         jobs: runs at a time; None for one on each GPU.
         allow_missing: whether failed runs are left out of the tables without being an error.
 
@@ -50,17 +54,16 @@ def reproduce(
         DataError: runs or data sets are missing (after everything is written), unless allowed.
     """
     runs = output / "runs"
-    seeds = SEEDS[:1] if quick else SEEDS
+    seeds = seeds[:1] if quick else seeds
     if edition == "coco":
         grid = coco_edition(runs, seeds, dimensions, data_path, root)
         build_source(grid.members[0].config.data, "val")  # missing pictures are noticed before a model is loaded
     else:
         grid = emoji_edition(runs, seeds, dimensions, quick)
-    if grid.start:
-        run_members([Member(grid.start)], strict=True)
+    run_members([Member(start) for start in grid.starts], strict=True)
     failures = run_members(grid.all_members(), jobs)
-    ours = {_key(m): scores(m.folder, grid.name, grid.arithmetic) for m in grid.members if vouched(m.folder)}
-    tables = [*claim_tables(ours), *tables_of_logs(grid), *paper_tables(grid, ours)]
+    ours = {_key(m): scores(m.folder, grid.name) for m in grid.members if vouched(m.folder)}
+    tables = [*claim_tables(grid, ours), *tables_of_logs(grid), *paper_tables(grid, ours)]
     if failures:
         rows = [[Cell(name), Cell(reason)] for name, reason in failures.items()]
         tables.append(Table("Missing", ["run", "why"], rows, "Everything above is without these."))
@@ -80,9 +83,13 @@ def _key(member: Member) -> tuple[str, int, int]:
 def _write(output: Path, grid: Edition, ours: Scores, tables: Sequence[Table]) -> None:
     title = f"The contrastive gap, {grid.name} edition"
     path = write_document(output, "contrastive-gap", title, tables)
-    tree = {"-".join(map(str, key)): dict(values) for key, values in ours.items()}
+    tree = {"-".join(map(str, key)): run.numbers for key, run in ours.items()}
     write_text(output / "results.json", json.dumps(tree, indent=2) + "\n")
-    shown = [*grid.identical, *grid.three_d, *(m for m in grid.members if m.labels["seed"] == SEEDS[0])]
+    shown = [
+        *grid.identical,
+        *grid.three_d,
+        *(m for m in grid.members if m.labels["seed"] == grid.members[0].labels["seed"]),
+    ]
     runs = [load_run(m.folder) for m in shown if (m.folder / METRICS_FILE).is_file()]
     write_report(runs, output / "report.html", title, tables)
     print_tables(tables, 100)

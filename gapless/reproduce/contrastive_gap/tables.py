@@ -1,9 +1,9 @@
 """The tables of the contrastive-gap paper: ours over the seeds, and the paper's numbers beside them."""
 
 from collections.abc import Mapping
-from typing import Literal
 
-from gapless.report import Cell, Table, best_row, column_of, load_run
+from gapless.report import Cell, Column, Table, best_row, column_of, load_run
+from gapless.reproduce.contrastive_gap.claims import Scores
 from gapless.reproduce.contrastive_gap.editions import Edition
 from gapless.reproduce.contrastive_gap.published import (
     ACCURACY,
@@ -14,31 +14,9 @@ from gapless.reproduce.contrastive_gap.published import (
     ZERO_SHOT,
     PaperTable,
 )
-from gapless.reproduce.statistics import Estimate, better, compare, estimate
+from gapless.reproduce.scored import Scored, compare_runs
+from gapless.reproduce.statistics import Estimate, better, estimate
 from gapless.run_folder import METRICS_FILE
-
-Scores = Mapping[tuple[str, int, int], Mapping[str, float]]
-"""By objective, dimension and seed."""
-Claim = Literal["better", "equal", "high"]
-CLAIMS: tuple[tuple[str, str, str, str, Claim], ...] = (
-    ("smaller gap", "cua", "clip", "centroid_distance", "better"),
-    ("smaller gap", "cuaxu", "clip", "centroid_distance", "better"),
-    ("less separable", "cua", "clip", "linear_separability", "better"),
-    ("less separable", "cuaxu", "clip", "linear_separability", "better"),
-    ("better uniformity", "cua", "clip", "uniformity", "better"),
-    ("better uniformity", "cuaxu", "clip", "uniformity", "better"),
-    ("more dimensions in use", "cuaxu", "clip", "effective_dim_image", "high"),
-    ("equal retrieval (within 0.02)", "cua", "clip", "text_retrieval_recall@1", "equal"),
-    ("equal retrieval (within 0.02)", "cuaxu", "clip", "text_retrieval_recall@1", "equal"),
-    ("equal retrieval (within 0.02)", "cua", "clip", "image_retrieval_recall@1", "equal"),
-    ("equal retrieval (within 0.02)", "cuaxu", "clip", "image_retrieval_recall@1", "equal"),
-    ("better zero-shot", "cua", "clip", "zero_shot/acc1", "better"),
-    ("better zero-shot", "cuaxu", "clip", "zero_shot/acc1", "better"),
-    ("better arithmetic", "cua", "clip", "simat", "better"),
-    ("better arithmetic", "cuaxu", "clip", "simat", "better"),
-)
-"""What the paper says of its objectives: the claim, of which, against which, by which metric, and how they compare."""
-ARROWS = {"low": "lower", "high": "higher", "equal": "equal"}
 
 
 def tables_of_logs(grid: Edition) -> list[Table]:
@@ -99,17 +77,18 @@ def paper_tables(grid: Edition, scores: Scores) -> list[Table]:
 
 def beside(table: PaperTable, scores: Scores) -> Table:
     """Ours over the seeds, and the paper's cells where it has them."""
+    members = {
+        objective: {s: v for (o, d, s), v in scores.items() if (o, d) == (objective, table.dimension)}
+        for objective in OBJECTIVES
+    }
+    seeds = {seed for runs in members.values() for seed in runs}
     ours: dict[str, dict[str, Estimate]] = {}
-    seeds: set[int] = set()
-    for objective in OBJECTIVES:
-        members = {s: v for (o, d, s), v in scores.items() if (o, d) == (objective, table.dimension)}
-        seeds |= set(members)
+    for objective, runs in members.items():
         for column in table.columns:
-            values = [v[column.metric] for v in members.values() if column.metric in v]
+            values = [run.numbers[column.metric] for run in runs.values() if column.metric in run.numbers]
             if values:
                 ours.setdefault(objective, {})[column.metric] = estimate(values)
-    means = {o: {metric: e.mean for metric, e in row.items()} for o, row in ours.items()}
-    best = {c: best_row(means, c) for c in table.columns}
+    best = {column: _best(members, ours, column) for column in table.columns}
     header, rows = [""], [[Cell(objective)] for objective in OBJECTIVES]
     for k, column in enumerate(table.columns):
         has_paper = any(k < len(line) for line in table.published)
@@ -119,28 +98,26 @@ def beside(table: PaperTable, scores: Scores) -> Table:
             row.append(Cell("missing" if value is None else str(value), best[column] == objective))
             if has_paper:
                 row.append(Cell(_as_published(table.published[number][k])))
-    counted = f"Ours: n = {len(seeds)} (seeds {', '.join(map(str, sorted(seeds)))}), mean ± standard error."
+    counted = f"Ours: n = {len(seeds)} (seeds {', '.join(map(str, sorted(seeds)))}), mean ± standard error. "
+    counted += "Bold: better than both others by 95 % intervals."
     return Table(f"{table.title}, d = {table.dimension}", header, rows, f"{counted} {table.note}".strip())
+
+
+def _best(
+    members: Mapping[str, Mapping[int, Scored]], ours: Mapping[str, Mapping[str, Estimate]], column: Column
+) -> str | None:
+    """The best objective, if the interval of its difference to every other one is without zero."""
+    best = best_row({o: {metric: e.mean for metric, e in row.items()} for o, row in ours.items()}, column)
+    if best is None:
+        return None
+    for other in ours.keys() - {best}:
+        seeds = [seed for seed in members[best] if seed in members[other]]
+        ones, others = ([members[o][seed] for seed in seeds] for o in (best, other))
+        low, high = compare_runs(ones, others, column.metric, better(column.metric)).interval()
+        if low <= 0 <= high:
+            return None
+    return best
 
 
 def _as_published(value: Estimate) -> str:
     return f"{value.mean:g}" if value.error is None else f"{value.mean:.2f} ± {value.error:.2f}"
-
-
-def claim_tables(scores: Scores) -> list[Table]:
-    """Each claim by a paired comparison over all dimensions and seeds."""
-    rows = []
-    for claim, one, other, metric, how in CLAIMS:
-        direction = better(metric) if how == "better" else how
-        both = [(d, s) for o, d, s in scores if o == one and (other, d, s) in scores]
-        pairs = [(scores[one, d, s], scores[other, d, s]) for d, s in both]
-        values = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]
-        if not values:
-            continue
-        result = compare([a for a, _ in values], [b for _, b in values], direction)
-        interval = f"{result.difference:+.3f} [{result.low:+.3f}, {result.high:+.3f}]"
-        name = f"{claim}: {one} against {other}, {metric} {ARROWS[direction]}"
-        rows.append([Cell(name), Cell(interval), Cell(str(result.n)), Cell(result.verdict, result.verdict == "holds")])
-    note = "Paired differences over dimensions and seeds with their 95 % t interval; a claim holds if all of it does."
-    header = ["claim of the paper", "difference", "n", "verdict"]
-    return [Table("The paper's claims", header, rows, note)] if rows else []

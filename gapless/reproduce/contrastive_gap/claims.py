@@ -1,0 +1,210 @@
+"""Every claim of the contrastive-gap paper, tested on our runs; also those that fail or cannot be tested."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal
+
+from gapless.report import Cell, Table, load_run
+from gapless.reproduce.contrastive_gap.editions import Edition
+from gapless.reproduce.scored import Scored, compare_runs
+from gapless.reproduce.statistics import DECIDING_SEEDS, LEVEL, Comparison, Direction, better, compare, verdicts
+from gapless.run_folder import METRICS_FILE
+
+Scores = Mapping[tuple[str, int, int], Scored]
+"""By objective, dimension and seed."""
+MARGIN = 0.1
+"""Two recalls are equal within this share of clip's, or within its binomial error where that is larger."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper about one objective against another."""
+
+    text: str
+    where: str
+    one: str
+    other: str
+    metric: str
+    how: Literal["better", "equal", "high"] = "better"
+
+
+def _both(text: str, where: str, metric: str, how: Literal["better", "equal", "high"] = "better") -> list[Claim]:
+    return [Claim(text, where, objective, "clip", metric, how) for objective in ("cua", "cuaxu")]
+
+
+CLAIMS = (
+    *_both("The terms shrink the gap", "Tables 2, 7, 8 and 9", "centroid_distance"),
+    *_both("The terms mix the modalities", "Tables 2, 7, 8 and 9", "linear_separability"),
+    *_both("The terms lower uniformity", "Table 3", "uniformity"),
+    *_both("The terms lower cross-uniformity", "Table 3", "cross_uniformity"),
+    *_both("The terms lower alignment", "Table 3", "alignment"),
+    *(
+        claim
+        for side in ("text", "image")
+        for k in (1, 5, 10)
+        for claim in _both("Retrieval stays as it is", "Tables 4 and 10", f"{side}_retrieval_recall@{k}", "equal")
+    ),
+    *(
+        Claim("cuaxu uses most dimensions", "Figures 2 and 4", "cuaxu", other, f"effective_dim_{side}", "high")
+        for side in ("image", "text")
+        for other in ("clip", "cua")
+    ),
+    *_both("Images lie closer to the prompts of their classes", "Table 5", "zero_shot/centroid_distance"),
+    *_both("Images of zero-shot sets are more uniform", "Table 5", "zero_shot/uniformity_image"),
+    *_both("Zero-shot accuracy rises", "Figure 3, Table 11", "zero_shot/acc1"),
+    Claim("cuaxu is best in zero-shot", "Section 5.2", "cuaxu", "cua", "zero_shot/acc1"),
+    *_both("Arithmetic becomes better", "Table 6", "simat"),
+    Claim("cuaxu is at least as good as cua in arithmetic", "Table 6", "cuaxu", "cua", "simat"),
+)
+GROWS = "The gap of clip grows with the dimension"
+EIGHTEEN = 0.18
+"""How much better SIMAT's score becomes, of clip's (Table 6's caption)."""
+UNTESTABLE = {
+    "emoji": (
+        ("ImageNet, CIFAR, DTD and Caltech101 each gain", "Table 11", "these data sets are part of the COCO edition"),
+        ("cuaxu is best on average over dimensions on them", "Section 5.2", "the same"),
+    )
+}
+"""By edition: what it says nothing about, and why."""
+
+
+def claim_tables(grid: Edition, scores: Scores) -> list[Table]:
+    """A row for each claim; on top how many hold."""
+    if not scores:
+        return []
+    dimensions = sorted({d for _, d, _ in scores})
+    tested = [(claim, [_compared(scores, claim, d) for d in dimensions]) for claim in CLAIMS]
+    grown = [_grown(scores, low, high) for low, high in pairwise(dimensions)]
+    # One family of tests: Holm's correction is over all of them.
+    decided = verdicts([[c for c in found if c] for _, found in tested] + ([grown] if grown else []))
+    rows = []
+    for (claim, found), verdict in zip(tested, decided, strict=False):
+        cells = [_interval(c) if c else "-" for c in (*found, _over_dimensions(scores, claim))]
+        texts = [claim.text, claim.where, _measured(claim), *cells]
+        rows.append([*map(Cell, texts), Cell(verdict if any(found) else "not testable", verdict == "holds")])
+    if grown:
+        cells = ["-", *map(_interval, grown)]
+        texts = [GROWS, "Tables 2, 7 and 8", "centroid_distance, against the dimension before", *cells, "-"]
+        rows.append([*map(Cell, texts), Cell(decided[-1], decided[-1] == "holds")])
+    rows += [_eighteen(scores, dimensions), *_of_single_runs(grid, len(dimensions))]
+    for text, where, why in UNTESTABLE.get(grid.name, ()):
+        rows.append([*map(Cell, (text, where, why, *["-"] * len(dimensions), "-")), Cell("not testable")])
+    header = ["claim", "where", "measured by", *(f"d = {d}" for d in dimensions), "mean over d", "verdict"]
+    counted = Counter(row[-1].text for row in rows)
+    summary = ", ".join(f"{n} {verdict}" for verdict, n in counted.most_common())
+    return [Table(f"The paper's claims: {summary}", header, rows, _note(scores))]
+
+
+def _compared(scores: Scores, claim: Claim, dimension: int) -> Comparison | None:
+    """The two objectives at one dimension, seed by seed; None where a score is missing."""
+    seeds = [s for o, d, s in scores if (o, d) == (claim.one, dimension) and (claim.other, d, s) in scores]
+    ones, others = ([scores[o, dimension, s] for s in seeds] for o in (claim.one, claim.other))
+    if not seeds or any(claim.metric not in run.numbers for run in (*ones, *others)):
+        return None
+    margin = _margin([run.numbers[claim.metric] for run in others], ones[0]) if claim.how == "equal" else 0.0
+    return compare_runs(ones, others, claim.metric, _direction(claim), margin)
+
+
+def _over_dimensions(scores: Scores, claim: Claim) -> Comparison | None:
+    """The same of each seed's mean over the dimensions."""
+    first, second = [], []
+    for seed in sorted({s for _, _, s in scores}):
+        ones, others = (_of_seed(scores, o, seed, claim.metric) for o in (claim.one, claim.other))
+        if ones and len(ones) == len(others):
+            first.append(fmean(ones))
+            second.append(fmean(others))
+    return compare(first, second, _direction(claim)) if first else None
+
+
+def _of_seed(scores: Scores, objective: str, seed: int, metric: str) -> list[float]:
+    """A metric at each dimension."""
+    runs = [run for (o, _, s), run in scores.items() if (o, s) == (objective, seed)]
+    return [run.numbers[metric] for run in runs if metric in run.numbers]
+
+
+def _grown(scores: Scores, low: int, high: int) -> Comparison:
+    """clip's gap in more dimensions against that in fewer."""
+    seeds = [s for o, d, s in scores if (o, d) == ("clip", high) and ("clip", low, s) in scores]
+    ones, others = ([scores["clip", d, s] for s in seeds] for d in (high, low))
+    return compare_runs(ones, others, "centroid_distance", "high")
+
+
+def _eighteen(scores: Scores, dimensions: Sequence[int]) -> list[Cell]:
+    """How much better arithmetic becomes, of clip's score."""
+    shares = []
+    for d in dimensions:
+        ours, theirs = (
+            fmean([run.numbers.get("simat", math.nan) for (o, e, _), run in scores.items() if (o, e) == (objective, d)])
+            for objective in ("cuaxu", "clip")
+        )
+        shares.append(ours / theirs - 1 if theirs else math.nan)
+    mean = fmean(shares)
+    verdict = "not testable" if math.isnan(mean) else "holds" if mean >= EIGHTEEN else "does not hold"
+    texts = ["SIMAT's score grows by 18 % of clip's", "Table 6", "simat of cuaxu, without an interval"]
+    return [*map(Cell, (*texts, *(f"{100 * x:+.0f} %" for x in (*shares, mean)))), Cell(verdict, verdict == "holds")]
+
+
+def _of_single_runs(grid: Edition, dimensions: int) -> list[list[Cell]]:
+    """Table 1 and Figure 1, each of which is one run: numbers, and no verdict."""
+    rows = []
+    for member in (*grid.identical, *grid.three_d):
+        if not (member.folder / METRICS_FILE).is_file():
+            continue
+        record = load_run(member.folder)
+        if member in grid.three_d:
+            text, where, metric, paper = (
+                "In three dimensions clip closes the gap",
+                "Figure 1",
+                "val/centroid_distance",
+                "",
+            )
+        else:
+            text = f"Identical encoders begin mixed and end apart (temperature {member.labels['temperature']})"
+            where, metric, paper = "Table 1", "val/linear_separability", "; paper 0.50 to 1.00"
+        curve = record.curve(metric)
+        change = f"{metric.partition('/')[2]} {curve[0][1]:.3f} to {curve[-1][1]:.3f}{paper}" if curve else "-"
+        rows.append([*map(Cell, (text, where, change, *["-"] * dimensions, "-")), Cell("not decided (one run)")])
+    return rows
+
+
+def _direction(claim: Claim) -> Direction:
+    return better(claim.metric) if claim.how == "better" else claim.how
+
+
+def _margin(values: Sequence[float], run: Scored) -> float:
+    """How far apart two shares may lie that count as equal, stated before: see MARGIN."""
+    share = fmean(values)
+    count = run.numbers.get("num_images", math.inf)
+    return max(MARGIN * share, math.sqrt(share * (1 - share) / count))
+
+
+def _measured(claim: Claim) -> str:
+    words = {"low": "lower than", "high": "higher than", "equal": "as"}
+    return f"{claim.metric} of {claim.one} {words[_direction(claim)]} {claim.other}"
+
+
+def _interval(comparison: Comparison) -> str:
+    level = 1 - 2 * LEVEL if comparison.claim == "equal" else 1 - LEVEL
+    low, high = comparison.interval(level)
+    margin = f" within {comparison.margin:.3f}" if comparison.claim == "equal" and comparison.margin else ""
+    return f"{comparison.difference:+.3f} [{low:+.3f}, {high:+.3f}]{margin}"
+
+
+def _note(scores: Scores) -> str:
+    seeds = sorted({s for _, _, s in scores})
+    look = (
+        ""
+        if len(seeds) >= DECIDING_SEEDS
+        else (f" {len(seeds)} seeds are a first look: verdicts are taken at {DECIDING_SEEDS} (--seeds).")
+    )
+    return (
+        f"Paired differences over {len(seeds)} seeds, each with a start of its own. Intervals are t intervals of 95 % "
+        "(of 90 % for equality, which is TOST's), and hold the error over seeds and that of the test set, by a "
+        "bootstrap over its groups. A claim holds if it does in every dimension, and does not hold if its opposite "
+        "does in one, after Holm's correction over all rows; the mean over dimensions is a second look and decides "
+        f"nothing. Retrieval is equal within {MARGIN:.0%} of clip's, or its binomial error where that is larger.{look}"
+    )

@@ -1,0 +1,98 @@
+"""What the runs of an experiment scored, and how sure their differences are on another test set."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gapless.eval.compare import bootstrap_error
+from gapless.reproduce.grid import vouched
+from gapless.reproduce.statistics import Comparison, Direction, compare
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The numbers that a run's plan came to, by short names, and what intervals are taken over."""
+
+    numbers: dict[str, float]
+    """``<data set>/<metric>`` of zero-shot data sets and of arithmetic, and ``zero_shot/<metric>`` and ``simat``,
+    their means; the scores of pairs keep their names."""
+    samples: dict[str, Tensor]
+    """(N,), by the same names."""
+    groups: dict[str, Tensor]
+    """Of samples that are no independent ones, int64 (N,)."""
+    means: dict[str, list[str]]
+    """What the means are over."""
+
+
+MEANS = {
+    "zeroshot_classification": (
+        ("zero_shot", "acc1"),
+        ("zero_shot", "mean_per_class_recall"),
+        ("zero_shot", "centroid_distance"),
+        ("zero_shot", "uniformity_image"),
+    ),
+    "embedding_arithmetic": (("simat", "simat_score@1"),),
+}
+"""Scores of a task that are averaged over its data sets, by the first part of their mean's name."""
+
+
+def scores(folder: Path, pairs: str) -> Scored:
+    """What a run scored.
+
+    Args:
+        folder: of the run.
+        pairs: data set whose gap and retrieval scores keep their names.
+    """
+    scored = Scored({}, {}, {}, {})
+    for result in vouched(folder):
+        if result.task not in MEANS and result.dataset != pairs:
+            continue
+        place = "" if result.dataset == pairs else f"{result.dataset}/"
+        scored.numbers.update({f"{place}{name}": value for name, value in result.metrics.items()})
+        scored.samples.update({f"{place}{name}": values for name, values in result.samples.items()})
+        scored.groups.update({f"{place}{name}": rows for name, rows in result.groups.items()})
+        for mean, metric in MEANS.get(result.task, ()):
+            if metric in result.metrics:
+                name = mean if mean == "simat" else f"{mean}/{metric}"
+                scored.means.setdefault(name, []).append(f"{place}{metric}")
+    for name, parts in scored.means.items():
+        scored.numbers[name] = sum(scored.numbers[part] for part in parts) / len(parts)
+    return scored
+
+
+def sampling_error(ones: Sequence[Scored], others: Sequence[Scored], metric: str) -> tuple[float, float]:
+    """What another test set would change: the variance of the mean difference of some runs, and its freedom.
+
+    The runs are scored on the same samples, so that their differences are averaged sample by sample first; then
+    groups of samples are drawn anew. A mean over data sets has the mean of their errors.
+
+    Args:
+        ones: runs of one objective.
+        others: of another, seed by seed.
+        metric: one that has samples, or a mean of such.
+
+    Returns:
+        Nothing, with infinite degrees of freedom, for a metric without samples.
+    """
+    parts = ones[0].means.get(metric, [metric])
+    variance, freedom = 0.0, math.inf
+    for part in parts:
+        pairs = [(a.samples.get(part), b.samples.get(part)) for a, b in zip(ones, others, strict=True)]
+        differences = [a - b for a, b in pairs if a is not None and b is not None and len(a) == len(b)]
+        if len(differences) < len(pairs):
+            continue
+        error, groups = bootstrap_error(torch.stack(differences).mean(dim=0), ones[0].groups.get(part))
+        variance, freedom = variance + (error / len(parts)) ** 2, min(freedom, groups - 1)
+    return variance, freedom
+
+
+def compare_runs(
+    ones: Sequence[Scored], others: Sequence[Scored], metric: str, claim: Direction, margin: float = 0.0
+) -> Comparison:
+    """:func:`compare` of a metric of two objectives, seed by seed, with the error of the test set."""
+    first, second = ([run.numbers[metric] for run in runs] for runs in (ones, others))
+    return compare(first, second, claim, margin, sampling_error(ones, others, metric))
