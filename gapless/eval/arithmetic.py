@@ -86,7 +86,8 @@ def evaluate_arithmetic(suite: Suite, data: WordEdits, lambdas: Sequence[float] 
         DataError: malformed files, pictures that cannot be read, or heads of another dimension.
     """
     edits = load_edits(data.transfos, data.triplets, data.domain)
-    embedded = suite.images(data.paths, f"{data.name} arithmetic")
+    # Attributes of one data set are changed in the same pictures.
+    embedded = suite.images(data.paths, f"{data.name.partition('_')[0]} arithmetic")
     if embedded.bad:
         raise DataError(f"{data.name}: {embedded.bad[0].key} cannot be used ({embedded.bad[0].detail})")
     words = suite.words(edits.value + edits.target)

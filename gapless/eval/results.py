@@ -108,7 +108,7 @@ def save_result(result: Result, folder: Path) -> Path:
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
     if result.samples:
         with write_whole(samples) as temporary:
-            groups = {f"{GROUPS}{name}": rows.contiguous() for name, rows in result.groups.items()}
+            groups = {f"{GROUPS}{name}": rows.clone() for name, rows in result.groups.items()}  # shared by metrics
             save_file({n: t.float().contiguous() for n, t in result.samples.items()} | groups, temporary)
     return path
 

@@ -1,7 +1,7 @@
 """What the runs of an experiment scored, and how sure their differences are on another test set."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +91,24 @@ def sampling_error(ones: Sequence[Scored], others: Sequence[Scored], metric: str
 
 
 def compare_runs(
-    ones: Sequence[Scored], others: Sequence[Scored], metric: str, claim: Direction, margin: float = 0.0
-) -> Comparison:
-    """:func:`compare` of a metric of two objectives, seed by seed, with the error of the test set."""
-    first, second = ([run.numbers[metric] for run in runs] for runs in (ones, others))
-    return compare(first, second, claim, margin, sampling_error(ones, others, metric))
+    ones: Mapping[int, Scored], others: Mapping[int, Scored], metric: str, claim: Direction, margin: float = 0.0
+) -> Comparison | None:
+    """:func:`compare` of a metric of two objectives with the error of the test set.
+
+    Args:
+        ones: runs of one, by seed.
+        others: of the other; what both have is compared.
+        metric: of theirs.
+        claim: as of :func:`compare`.
+        margin: of equal.
+
+    Returns:
+        None if no seed has the metric in both.
+    """
+    pairs = [(one, others[seed]) for seed, one in ones.items() if seed in others]
+    pairs = [(a, b) for a, b in pairs if metric in a.numbers and metric in b.numbers]
+    if not pairs:
+        return None
+    first, second = [one for one, _ in pairs], [other for _, other in pairs]
+    values = [[run.numbers[metric] for run in side] for side in (first, second)]
+    return compare(values[0], values[1], claim, margin, sampling_error(first, second, metric))

@@ -32,7 +32,7 @@ def few(tmp_path, monkeypatch):
     """The features of people are nearly the sum of the features of the words of their names."""
     generator = torch.Generator().manual_seed(1)
     tables = Tables(8)
-    prompts = ("people", "body", "objects", "animals", "nature", *SKIN_TONES, "man", "woman", "chef")
+    prompts = ("Animals & Nature", *SKIN_TONES, "man", "woman", "chef", "woman judge")
     words = dict(zip(prompts, torch.randn(len(prompts), 8, generator=generator), strict=True))
     tables.write({text: feature.tolist() for text, feature in words.items()})
     chosen = []
@@ -42,16 +42,17 @@ def few(tmp_path, monkeypatch):
         path = tables.picture(tmp_path / f"{k:02d}.png", feature.tolist())
         tables.write({name: (feature + torch.randn(8, generator=generator)).tolist()})
         group = GROUPS.get(name, "People & Body" if " " in name else None)
-        chosen.append(Emoji(path, (name, *(("chef",) if k == 0 else ())), group))
-    splits = {name: split for split, names in (("test", TEST), ("val", VAL), ("train", TRAIN)) for name in names}
-    monkeypatch.setattr(Emoji, "split", property(lambda self: splits[self.captions[0]]))
+        split = "test" if name in TEST else "val" if name in VAL else "train"
+        family = "cook" if "cook" in name else name
+        chosen.append(Emoji(path, (name, *(("chef",) if k == 0 else ())), group, family, split))
     for module in ("emoji", "labelled"):
         monkeypatch.setattr(f"gapless.data.{module}.all_emoji", lambda: tuple(chosen))
-    for kept in (emoji.emoji_classes, emoji.emoji_edits):
-        kept.cache_clear()
+    kept = (emoji.emoji_classes, emoji.emoji_edits, emoji.emoji_families)
+    for function in kept:
+        function.cache_clear()
     yield tables
-    for kept in (emoji.emoji_classes, emoji.emoji_edits):
-        kept.cache_clear()
+    for function in kept:
+        function.cache_clear()
 
 
 def scored(tables, *tasks, datasets=("emoji",), **changes):
@@ -65,19 +66,28 @@ def test_pairs_classes_and_arithmetic_are_scored_on_the_test_split(few):
         ("emoji", "zeroshot_retrieval", 11),
         ("emoji", "gap", 11),
         ("emoji_group", "zeroshot_classification", 10),
+        ("emoji_gender", "zeroshot_classification", 4),
         ("emoji_skin_tone", "zeroshot_classification", 4),
-        ("emoji_test", "embedding_arithmetic", 17),
+        ("emoji_gender_test", "embedding_arithmetic", 11),
+        ("emoji_skin_tone_test", "embedding_arithmetic", 11),
     ]
     assert all((r.split, r.settings, r.data) == ("test", {}, "") for r in results.values())
     assert results["emoji", "zeroshot_retrieval"].metrics["num_texts"] == 12
     images, texts = few.rows(*range(11)), few.text(*TEST)
     assert results["emoji", "gap"].metrics == pytest.approx(whole_gap(images, texts), rel=1e-5)
-    # Classes are sorted by name; the prompts of the first are animals and nature.
-    prompts = (("animals", "nature"), ("objects",), ("people", "body"))
+    # Classes are sorted by name; their prompts are the train emoji, of which none is an animal.
+    prompts = (("Animals & Nature",), ("house", "igloo"), ("woman judge",))
     directions = F.normalize(torch.stack([few.text(*words).mean(dim=0) for words in prompts]), dim=1)
     hits = (images[:10] @ directions.T).argmax(dim=1) == LABELS
     assert 0 < hits.double().mean() < 1
-    assert results["emoji_group", "zeroshot_classification"].samples["acc1"].tolist() == hits.tolist()
+    group = results["emoji_group", "zeroshot_classification"]
+    assert group.samples["acc1"].tolist() == hits.tolist()
+    # Four cooks are one family of the ten pictures; four of ten are of the most frequent of three classes.
+    assert group.groups["acc1"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
+    assert (group.metrics["chance"], group.metrics["majority"]) == (pytest.approx(1 / 3), 0.4)
+    recalled = results["emoji", "zeroshot_retrieval"].groups
+    assert recalled["text_retrieval_recall@5"].tolist() == [0, 0, 0, 0, *range(1, 8)]
+    assert recalled["image_retrieval_recall@1"].tolist() == [0, 0, 0, 0, 0, *range(1, 8)]  # the first has two captions
 
 
 def test_other_splits_are_settings(few):
@@ -85,33 +95,39 @@ def test_other_splits_are_settings(few):
     assert [(*key, r.num_samples, r.split, r.settings) for key, r in results.items()] == [
         ("emoji", "zeroshot_retrieval", 3, "val", {"split": "val"}),
         ("emoji_group", "zeroshot_classification", 3, "val", {"split": "val"}),
+        ("emoji_gender", "zeroshot_classification", 2, "val", {"split": "val"}),
         ("emoji_skin_tone", "zeroshot_classification", 2, "val", {"split": "val"}),
-        ("emoji_dev", "embedding_arithmetic", 17, "dev", {}),
+        ("emoji_gender_dev", "embedding_arithmetic", 6, "dev", {}),
+        ("emoji_skin_tone_dev", "embedding_arithmetic", 6, "dev", {}),
     ]
     # From man to woman and back, and from light to dark and back.
-    assert results["emoji_dev", "embedding_arithmetic"].metrics["num_edits"] == 4
+    assert results["emoji_gender_dev", "embedding_arithmetic"].metrics["num_edits"] == 2
+    assert results["emoji_skin_tone_dev", "embedding_arithmetic"].metrics["num_edits"] == 2
     images, texts = few.rows(11, 12, 13), few.text(*VAL)
     hits = (images @ texts.T).argmax(dim=1) == torch.arange(3)
     assert results["emoji", "zeroshot_retrieval"].samples["text_retrieval_recall@1"].tolist() == hits.tolist()
 
 
-def test_arithmetic_finds_the_picture_that_a_name_says(few):
+@pytest.mark.parametrize("attribute", ["gender", "skin_tone"])
+def test_arithmetic_finds_the_picture_that_a_name_says(few, attribute):
     lambdas = [0.5, 3.0]
-    result = scored(few, "arithmetic", lambdas=lambdas)["emoji_test", "embedding_arithmetic"]
-    images, columns = few.rows(*range(17)), ("region_id", "value", "target", "target_ids", "norm2", "is_test")
-    edits = [edit for edit in zip(*(emoji_edits().transfos[c] for c in columns), strict=True) if edit[5]]
+    result = scored(few, "arithmetic", lambdas=lambdas)[f"emoji_{attribute}_test", "embedding_arithmetic"]
+    images, columns = few.rows(*range(11)), ("region_id", "value", "target", "target_ids", "norm2")
+    edits = list(zip(*(emoji_edits(attribute).transfos[c] for c in columns), strict=True))
     weights = torch.tensor([edit[4] ** -0.5 for edit in edits])
-    expected = {"num_edits": 8}
+    expected = {"num_edits": 4}
     for strength in lambdas:
         hits = []
-        for query, value, target, right, *_ in edits:
+        for query, value, target, right, _ in edits:
             scores = images @ (images[query] + strength * (few.text(target)[0] - few.text(value)[0]))
             scores[query] = -9
             hits.append(int(scores.argmax()) == right)
         expected[f"simat_score@{strength:g}"] = 100 * float((weights * torch.tensor(hits)).sum() / weights.sum())
-    assert 0 < expected["simat_score@0.5"] != expected["simat_score@3"]
     assert result.metrics == pytest.approx(expected)
     assert result.settings == {"lambdas": lambdas}
+    samples = result.samples["simat_score@3"]
+    assert float(samples.mean()) == pytest.approx(expected["simat_score@3"], rel=1e-5)
+    assert result.groups["simat_score@3"].tolist() == [0] * 4
 
 
 def test_clusters_are_compared_with_the_groups_of_the_emoji_that_have_one(few):
@@ -149,11 +165,13 @@ def test_all_is_scored_and_kept_by_the_command(few, tmp_path):
         ("emoji", "zeroshot_retrieval"),
         ("emoji", "gap"),
         ("emoji_group", "zeroshot_classification"),
+        ("emoji_gender", "zeroshot_classification"),
         ("emoji_skin_tone", "zeroshot_classification"),
-        ("emoji_test", "embedding_arithmetic"),
+        ("emoji_gender_test", "embedding_arithmetic"),
+        ("emoji_skin_tone_test", "embedding_arithmetic"),
     }
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
-    assert len(kept) == 4
+    assert len(kept) == 5
     run(*command)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()} == kept
     after = {(r.dataset, r.task): r.metrics for r in load_results(tmp_path)}

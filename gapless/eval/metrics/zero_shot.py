@@ -78,7 +78,7 @@ def class_baselines(labels: Tensor, classes: int) -> dict[str, float]:
     Returns:
         ``chance``, the accuracy of guessing, 1 / C; ``majority``, that of always naming the most frequent class.
     """
-    return {"chance": 1 / classes, "majority": float(torch.bincount(labels).max() / len(labels))}
+    return {"chance": 1 / classes, "majority": int(torch.bincount(labels).max()) / len(labels)}
 
 
 def class_gap(image_features: Tensor, class_features: Tensor, labels: Tensor) -> dict[str, float]:

@@ -78,7 +78,7 @@ def claim_tables(grid: Edition, scores: Scores) -> list[Table]:
         return []
     dimensions = sorted({d for _, d, _ in scores})
     tested = [(claim, [_compared(scores, claim, d) for d in dimensions]) for claim in CLAIMS]
-    grown = [_grown(scores, low, high) for low, high in pairwise(dimensions)]
+    grown = [c for low, high in pairwise(dimensions) if (c := _grown(scores, low, high))]
     # One family of tests: Holm's correction is over all of them.
     decided = verdicts([[c for c in found if c] for _, found in tested] + ([grown] if grown else []))
     rows = []
@@ -87,7 +87,7 @@ def claim_tables(grid: Edition, scores: Scores) -> list[Table]:
         texts = [claim.text, claim.where, _measured(claim), *cells]
         rows.append([*map(Cell, texts), Cell(verdict if any(found) else "not testable", verdict == "holds")])
     if grown:
-        cells = ["-", *map(_interval, grown)]
+        cells = [*["-"] * (len(dimensions) - len(grown)), *map(_interval, grown)]
         texts = [GROWS, "Tables 2, 7 and 8", "centroid_distance, against the dimension before", *cells, "-"]
         rows.append([*map(Cell, texts), Cell(decided[-1], decided[-1] == "holds")])
     rows += [_eighteen(scores, dimensions), *_of_single_runs(grid, len(dimensions))]
@@ -99,13 +99,15 @@ def claim_tables(grid: Edition, scores: Scores) -> list[Table]:
     return [Table(f"The paper's claims: {summary}", header, rows, _note(scores))]
 
 
+def runs_of(scores: Scores, objective: str, dimension: int) -> dict[int, Scored]:
+    """Runs of an objective at a dimension, by seed."""
+    return {seed: run for (o, d, seed), run in scores.items() if (o, d) == (objective, dimension)}
+
+
 def _compared(scores: Scores, claim: Claim, dimension: int) -> Comparison | None:
     """The two objectives at one dimension, seed by seed; None where a score is missing."""
-    seeds = [s for o, d, s in scores if (o, d) == (claim.one, dimension) and (claim.other, d, s) in scores]
-    ones, others = ([scores[o, dimension, s] for s in seeds] for o in (claim.one, claim.other))
-    if not seeds or any(claim.metric not in run.numbers for run in (*ones, *others)):
-        return None
-    margin = _margin([run.numbers[claim.metric] for run in others], ones[0]) if claim.how == "equal" else 0.0
+    ones, others = (runs_of(scores, objective, dimension) for objective in (claim.one, claim.other))
+    margin = _margin(others, claim.metric) if claim.how == "equal" else 0.0
     return compare_runs(ones, others, claim.metric, _direction(claim), margin)
 
 
@@ -126,11 +128,9 @@ def _of_seed(scores: Scores, objective: str, seed: int, metric: str) -> list[flo
     return [run.numbers[metric] for run in runs if metric in run.numbers]
 
 
-def _grown(scores: Scores, low: int, high: int) -> Comparison:
+def _grown(scores: Scores, low: int, high: int) -> Comparison | None:
     """clip's gap in more dimensions against that in fewer."""
-    seeds = [s for o, d, s in scores if (o, d) == ("clip", high) and ("clip", low, s) in scores]
-    ones, others = ([scores["clip", d, s] for s in seeds] for d in (high, low))
-    return compare_runs(ones, others, "centroid_distance", "high")
+    return compare_runs(runs_of(scores, "clip", high), runs_of(scores, "clip", low), "centroid_distance", "high")
 
 
 def _eighteen(scores: Scores, dimensions: Sequence[int]) -> list[Cell]:
@@ -138,7 +138,7 @@ def _eighteen(scores: Scores, dimensions: Sequence[int]) -> list[Cell]:
     shares = []
     for d in dimensions:
         ours, theirs = (
-            fmean([run.numbers.get("simat", math.nan) for (o, e, _), run in scores.items() if (o, e) == (objective, d)])
+            sum(run.numbers.get("simat", math.nan) for run in runs_of(scores, objective, d).values())
             for objective in ("cuaxu", "clip")
         )
         shares.append(ours / theirs - 1 if theirs else math.nan)
@@ -175,11 +175,14 @@ def _direction(claim: Claim) -> Direction:
     return better(claim.metric) if claim.how == "better" else claim.how
 
 
-def _margin(values: Sequence[float], run: Scored) -> float:
+def _margin(runs: Mapping[int, Scored], metric: str) -> float:
     """How far apart two shares may lie that count as equal, stated before: see MARGIN."""
+    values = [run.numbers[metric] for run in runs.values() if metric in run.numbers]
+    counts = [run.numbers.get("num_images", math.inf) for run in runs.values()]
+    if not values:
+        return 0.0
     share = fmean(values)
-    count = run.numbers.get("num_images", math.inf)
-    return max(MARGIN * share, math.sqrt(share * (1 - share) / count))
+    return max(MARGIN * share, math.sqrt(share * (1 - share) / min(counts)))
 
 
 def _measured(claim: Claim) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gapless.report import Cell, Column, Table, best_row, column_of, load_run
-from gapless.reproduce.contrastive_gap.claims import Scores
+from gapless.reproduce.contrastive_gap.claims import Scores, runs_of
 from gapless.reproduce.contrastive_gap.editions import Edition
 from gapless.reproduce.contrastive_gap.published import (
     ACCURACY,
@@ -77,10 +77,7 @@ def paper_tables(grid: Edition, scores: Scores) -> list[Table]:
 
 def beside(table: PaperTable, scores: Scores) -> Table:
     """Ours over the seeds, and the paper's cells where it has them."""
-    members = {
-        objective: {s: v for (o, d, s), v in scores.items() if (o, d) == (objective, table.dimension)}
-        for objective in OBJECTIVES
-    }
+    members = {objective: runs_of(scores, objective, table.dimension) for objective in OBJECTIVES}
     seeds = {seed for runs in members.values() for seed in runs}
     ours: dict[str, dict[str, Estimate]] = {}
     for objective, runs in members.items():
@@ -111,9 +108,8 @@ def _best(
     if best is None:
         return None
     for other in ours.keys() - {best}:
-        seeds = [seed for seed in members[best] if seed in members[other]]
-        ones, others = ([members[o][seed] for seed in seeds] for o in (best, other))
-        low, high = compare_runs(ones, others, column.metric, better(column.metric)).interval()
+        found = compare_runs(members[best], members[other], column.metric, better(column.metric))
+        low, high = found.interval() if found else (0.0, 0.0)
         if low <= 0 <= high:
             return None
     return best
