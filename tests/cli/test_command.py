@@ -132,7 +132,7 @@ def test_prepare_says_what_is_wrong(tmp_path):
         "prepare", "emoji", "--resize", "0", "--output", str(tmp_path / "x"), code=2
     )
     printed = run("prepare", "emoji", "--split", "test", "--workers", "0", "--output", str(tmp_path / "shards"))
-    assert "395 pairs in 1 shards" in printed
+    assert "567 pairs in 1 shards" in printed
 
 
 @pytest.mark.parametrize(

@@ -226,16 +226,17 @@ def test_labels_are_those_of_the_names():
 
 
 def test_an_edit_leads_to_the_picture_whose_name_it_gives():
-    edits, listed = emoji_edits(), all_emoji()
-    rows = list(zip(*(edits.transfos[name] for name in ("region_id", "value", "target", "target_ids")), strict=True))
-    named = {(listed[q].captions[0], value, target): k for k, (q, value, target, _) in enumerate(rows)}
-    for name, value, target, other in (
-        ("woman cook dark skin tone", "woman", "man", "man cook dark skin tone"),
-        ("man cook light skin tone", "light skin tone", "dark skin tone", "man cook dark skin tone"),
-        ("woman red hair", "red hair", "bald", "woman bald"),
+    by_name = {e.captions[0]: e for e in all_emoji()}
+    for attribute, name, value, target, other in (
+        ("gender", "woman cook dark skin tone", "woman", "man", "man cook dark skin tone"),
+        ("skin_tone", "man cook light skin tone", "light skin tone", "dark skin tone", "man cook dark skin tone"),
+        ("hair", "woman red hair", "red hair", "bald", "woman bald"),
     ):
-        row = named[name, value, target]
-        assert listed[rows[row][3]].captions[0] == other
-        assert edits.transfos["is_test"][row] == (listed[rows[row][0]].split == "test")
+        edits = emoji_edits(attribute, by_name[name].split == "test")
+        columns = ("region_id", "value", "target", "target_ids")
+        rows = list(zip(*(edits.transfos[column] for column in columns), strict=True))
+        (row,) = (
+            k for k, r in enumerate(rows) if edits.paths[r[0]] == by_name[name].path and r[1:3] == (value, target)
+        )
+        assert edits.paths[rows[row][3]] == by_name[other].path
         assert edits.transfos["norm2"][row] == sum(r[1:3] == (value, target) for r in rows)
-        assert edits.paths[rows[row][0]] == listed[rows[row][0]].path

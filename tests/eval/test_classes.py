@@ -46,6 +46,8 @@ def test_zero_shot_is_of_images_and_of_the_prompts_of_their_classes(animals, tmp
         {
             "acc1": 4 / 6,
             "mean_per_class_recall": (2 / 3 + 1 + 0) / 3,
+            "chance": 1 / 3,
+            "majority": 3 / 6,
             "centroid_distance": float(centroid_distance(images, classes[LABELS])),
             "alignment": float(alignment_loss(images, classes[LABELS])),
             "uniformity_image": float(intra_uniformity(images)),
@@ -67,7 +69,10 @@ def test_the_split_is_the_one_that_is_asked_for(animals, tmp_path):
 def test_the_probe_is_fitted_on_the_train_split_and_scored_on_the_test_split(animals, tmp_path):
     (result,) = evaluate(animals.loaded(), plan(tmp_path, "linear_probe"))
     # Of a probe that had seen the test pictures the cow is right; a strong weight decay makes all of them bees.
-    assert result.metrics == pytest.approx({"lp_acc1": 4 / 6, "lp_mean_per_class_recall": (2 / 3 + 1 + 0) / 3})
+    baselines = {"chance": 1 / 3, "majority": 3 / 6}
+    assert result.metrics == pytest.approx(
+        {"lp_acc1": 4 / 6, "lp_mean_per_class_recall": (2 / 3 + 1 + 0) / 3, **baselines}
+    )
     assert {name: values.tolist() for name, values in result.samples.items()} == {"lp_acc1": HITS}
     assert (result.dataset, result.task, result.split) == ("imagefolder", "linear_probe", "test")
     assert result.num_samples == 6

@@ -200,7 +200,9 @@ def test_questions_are_right_where_the_right_choice_is_nearest(questions, tmp_pa
     queries, choices, correct = clouds(questions)
     hits = torch.einsum("qd,qad->qa", queries, choices).argmax(dim=1) == correct
     assert 0 < hits.double().mean() < 1
-    assert result.metrics == pytest.approx({"acc": float(hits.double().mean()), "num_questions": 5})
+    assert result.metrics == pytest.approx(
+        {"acc": float(hits.double().mean()), "chance": 1 / choices.shape[1], "num_questions": 5}
+    )
     assert result.samples["acc"].tolist() == hits.tolist()
     assert (result.dataset, result.task, result.num_samples) == ("aokvqa", "multiple_choice", 4)
     assert (result.settings, result.split) == ({}, "")

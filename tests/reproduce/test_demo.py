@@ -21,7 +21,7 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
     assert list(rows) == ["before", "clip", "cua", "cuaxu"]
     for scores in rows.values():
         assert {column.metric for column in COLUMNS} <= set(scores)
-        assert scores["test/num_samples"] == 395
+        assert scores["test/num_samples"] == 567
     table = (tmp_path / "demo" / "table.md").read_text()
     assert f"{rows['cua']['test/centroid_distance']:.3f}" in table
     assert f"{rows['cua']['test/centroid_distance']:.3f}" in printed
@@ -39,6 +39,7 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
         (("demo", "--edition=coco"), "edition: demo does not use it"),
         (("demo", "--jobs=2"), "jobs: demo does not use it"),
         (("demo", "--source=x"), "source: demo does not use it"),
+        (("demo", "--seeds=[2]"), "seeds: demo does not use it"),
         (("demo", "--dimensions=[2]"), "dimensions: demo does not use it"),
         (("demo", "--allow_missing"), "allow_missing: demo does not use it"),
         (
@@ -58,6 +59,9 @@ def test_the_demo_from_start_to_table(tmp_path, monkeypatch):
             "connect-collapse-corrupt geometry",
         ),
         (("contrastive-gap", "--dimensions=[]"), "dimensions: name at least one"),
+        (("contrastive-gap", "--seeds=[]"), "seeds: name at least one"),
+        (("contrastive-gap", "--seeds=[1, 2, 1]"), "seeds: one is named twice"),
+        (("contrastive-gap", "--seeds=[-1]"), "seeds: -1 does not work"),
         (("contrastive-gap", "--dimensions=[0]"), "dimensions: 0 does not work"),
         (("contrastive-gap", "--jobs=0"), "jobs: 0 does not work"),
         (("contrastive-gap", "--jobs=-1"), "jobs: -1 does not work"),

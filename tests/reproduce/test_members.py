@@ -16,7 +16,8 @@ from gapless.config import Config, EvalPlan, with_changes
 from gapless.errors import DataError, NonFiniteError, StoppedError
 from gapless.eval.results import Result, load_result, save_result
 from gapless.reproduce import grid
-from gapless.reproduce.grid import Member, run_member, run_members, scores, vouched
+from gapless.reproduce.grid import Member, run_member, run_members, vouched
+from gapless.reproduce.scored import scores
 from gapless.run_folder import EVALUATED_FILE
 
 
@@ -188,18 +189,20 @@ def test_scores_have_short_names_and_means_over_zero_shot_sets(tmp_path):
         tmp_path,
         Result("coco", "gap", {"centroid_distance": 0.75, "num_images": 9.0}, "m", "p"),
         Result("coco", "zeroshot_retrieval", {"image_retrieval_recall@1": 0.5}, "m", "p"),
-        Result("simat_dev", "arithmetic", {"simat_score@1": 42.0, "simat_score@2": 1.0}, "m", "p"),
+        Result("simat_dev", "embedding_arithmetic", {"simat_score@1": 42.0, "simat_score@2": 1.0}, "m", "p"),
         Result(
             "pets", zero_shot, {"acc1": 0.5, "acc5": 0.75, "centroid_distance": 1.0, "uniformity_image": -1.0}, "m", "p"
         ),
         Result("dtd", zero_shot, {"acc1": 0.25, "centroid_distance": 0.5}, "m", "p"),
         Result("cars", "linear_probe", {"acc1": 1.0}, "m", "p"),
     )
-    assert scores(tmp_path, "coco", "simat_dev") == {
+    assert scores(tmp_path, "coco").numbers == {
         "centroid_distance": 0.75,
         "num_images": 9.0,
         "image_retrieval_recall@1": 0.5,
         "simat": 42.0,
+        "simat_dev/simat_score@1": 42.0,
+        "simat_dev/simat_score@2": 1.0,
         "pets/acc1": 0.5,
         "pets/acc5": 0.75,
         "pets/centroid_distance": 1.0,
@@ -211,8 +214,8 @@ def test_scores_have_short_names_and_means_over_zero_shot_sets(tmp_path):
         "zero_shot/uniformity_image": -1.0,
     }
     # Numbers of another evaluation under the same name are not of the plan.
-    save_result(Result("simat_dev", "arithmetic", {"simat_score@1": 43.0}, "m", "p"), tmp_path / "results")
-    assert "simat" not in scores(tmp_path, "coco", "simat_dev")
+    save_result(Result("simat_dev", "embedding_arithmetic", {"simat_score@1": 43.0}, "m", "p"), tmp_path / "results")
+    assert "simat" not in scores(tmp_path, "coco").numbers
 
 
 class Pool:

@@ -94,7 +94,7 @@ def test_claims_are_differences_of_the_same_seed_the_better_first():
     ]
     assert bold(table) == [[], [], ["holds"], *[[]] * 7]
     assert table.note == (
-        "Paired differences over seeds with their 95 % t interval; a claim holds if all of the interval does."
+        "Paired differences over seeds with their 95 % t interval; verdicts after Holm's correction over all rows."
     )
 
 
