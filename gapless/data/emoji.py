@@ -31,6 +31,8 @@ SKIN_TONES = (
     "dark skin tone",
 )
 GENDERS = ("man", "woman")
+GROUP_PROMPTS = 20
+"""Train emoji whose names stand for a group; all of them would take an evaluation seconds."""
 LARGE_FAMILY = 30
 """Pictures of a family that is always in train, since it would be most of a test."""
 _VARIATION_SELECTOR = "\ufe0f"
@@ -173,19 +175,22 @@ def openmoji_drawings(size: int = 72) -> dict[str, Callable[[], bytes]]:
 
 @cache
 def emoji_classes() -> dict[str, ClassSet]:
-    """Zero-shot tasks whose words are learned: groups by the names of their train emoji, genders, and skin tones."""
-    groups = sorted({e.group for e in all_emoji() if e.group})
-    named: dict[str, dict[str, None]] = {group: {} for group in groups}
-    families = set()
+    """Zero-shot tasks whose words are learned: groups by names of their train emoji, genders, and skin tones."""
+    named: dict[str, dict[str, str]] = {group: {} for group in sorted({e.group for e in all_emoji() if e.group})}
     for e in all_emoji():
-        if e.group and e.split == "train" and e.family not in families:
-            families.add(e.family)
-            named[e.group][e.concept] = None
+        if e.group and e.split == "train":
+            named[e.group].setdefault(e.family, e.concept)
+    prompts = {group: _spaced(tuple(names.values()), GROUP_PROMPTS) or (group,) for group, names in named.items()}
     return {
-        "emoji_group": _class_set({g: tuple(names) or (g,) for g, names in named.items()}, lambda e: e.group),
+        "emoji_group": _class_set(prompts, lambda e: e.group),
         "emoji_gender": _class_set({word: (word,) for word in GENDERS}, lambda e: e.gender),
         "emoji_skin_tone": _class_set({tone: (tone,) for tone in SKIN_TONES}, lambda e: e.skin_tone),
     }
+
+
+def _spaced(names: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """So many of some names, at even distances."""
+    return tuple(names[k * len(names) // most] for k in range(most)) if len(names) > most else names
 
 
 def _class_set(prompts: Mapping[str, tuple[str, ...]], class_of: Callable[[Emoji], str | None]) -> ClassSet:
