@@ -31,6 +31,8 @@ SKIN_TONES = (
     "dark skin tone",
 )
 GENDERS = ("man", "woman")
+STYLE = "style"
+"""The split of :func:`style_pairs`."""
 GROUP_PROMPTS = 20
 """Train emoji whose names stand for a group; all of them would take an evaluation seconds."""
 LARGE_FAMILY = 30
@@ -133,14 +135,30 @@ def emoji_pairs(split: Split, openmoji: bool = False) -> list[FilePair]:
     return [FilePair(e.path.stem, e.path, e.captions, drawings.get(_drawing(e.path.stem))) for e in chosen]
 
 
+def style_pairs() -> list[FilePair]:
+    """A test of known concepts in an unseen style: OpenMoji's drawings of the train concepts, without skin tones.
+
+    The other splits are of one style, and val and test of unseen concepts.
+
+    Raises:
+        DataError: OpenMoji's drawings are not installed.
+    """
+    drawings = openmoji_drawings()
+    chosen = [e for e in all_emoji() if e.split == "train" and e.concept == e.captions[0]]
+    known = [(e, drawings.get(_drawing(e.path.stem))) for e in chosen]
+    return [FilePair(e.path.stem, e.path, e.captions, drawing=drawing) for e, drawing in known if drawing]
+
+
 def build_emoji(config: DataConfig, split: str) -> FileSource:
     """The source ``emoji``.
 
     Raises:
         DataError: an unknown split, or OpenMoji's drawings are not installed.
     """
+    if split == STYLE and config.second_image == "same":
+        return FileSource(style_pairs())
     if split not in get_args(Split):
-        raise DataError(f"emoji has the splits train, val and test, not {split!r}")
+        raise DataError(f"emoji has the splits train, val, test and {STYLE}, not {split!r}")
     return FileSource(emoji_pairs(cast(Split, split), config.second_image == "openmoji"))
 
 

@@ -73,6 +73,8 @@ class FilePair:
     captions: Sequence[str]
     second: Callable[[], bytes] | None = None
     """Reads another picture of the same."""
+    drawing: Callable[[], bytes] | None = None
+    """Reads the image, where it is another one than the file's."""
 
 
 class FileSource:
@@ -98,10 +100,12 @@ class FileSource:
 
     def load(self, index: int) -> Pair:
         pair = self.pairs[index]
-        return Pair(pair.key, read_picture(pair.path), pair.captions, pair.second() if pair.second else None)
+        image = pair.drawing() if pair.drawing else read_picture(pair.path)
+        return Pair(pair.key, image, pair.captions, pair.second() if pair.second else None)
 
     def stamp(self) -> str:
-        return stamp_of_files(pair.path for pair in self.pairs)
+        drawn = sum(pair.drawing is not None for pair in self.pairs)
+        return stamp_of_files(pair.path for pair in self.pairs) + (f" {drawn} drawn otherwise" if drawn else "")
 
     def fingerprint(self) -> str:
         some = self.pairs[:: max(1, len(self.pairs) // SIZED)]

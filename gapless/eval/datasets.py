@@ -12,7 +12,7 @@ from typing import Any
 from gapless.config import DataConfig, EvalPlan, flatten, load_config
 from gapless.data import build_source
 from gapless.data.benchmark import RETRIEVAL_SETS, place_of, read_retrieval, shard_paths, shards_type
-from gapless.data.emoji import emoji_classes, emoji_families
+from gapless.data.emoji import STYLE, emoji_classes, emoji_families
 from gapless.data.labelled import build_labelled
 from gapless.data.pairs import FileSource
 from gapless.data.questions import load_aokvqa, load_sugarcrepe, load_winoground
@@ -90,7 +90,10 @@ def _emoji(asked: Asked) -> list[Part]:
     split, plan = asked.split, asked.plan
     classes = emoji_classes()["emoji_group"].labels
     pairs = Pairs("emoji", build_source(DataConfig(), split), plan.captions, classes, emoji_families())
-    parts = [Part(pairs, split=split), *(Part(_classes(asked, name), split=split) for name in emoji_classes())]
+    parts = [Part(pairs, split=split)]
+    if split == STYLE:  # drawings of pairs, and nothing else
+        return parts
+    parts += [Part(_classes(asked, name), split=split) for name in emoji_classes()]
     if "arithmetic" in plan.tasks:
         domain: Domain = "test" if split == "test" else "dev"
         # The names say which domain.

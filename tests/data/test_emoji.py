@@ -1,6 +1,7 @@
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from gapless.data.emoji import (
     openmoji_drawings,
 )
 from gapless.data.images import decode_image
+from gapless.data.pairs import FileSource
 from gapless.data.sources import build_source
 from gapless.errors import DataError
 
@@ -93,8 +95,24 @@ def test_pictures_open_and_no_transparent_colour_shows():
 
 
 def test_unknown_split():
-    with pytest.raises(DataError, match="splits train, val and test"):
+    with pytest.raises(DataError, match="splits train, val, test and style, not 'dev'"):
         build_source(DataConfig(), "dev")
+
+
+def test_the_test_of_style_has_known_concepts_in_other_drawings():
+    source = build_source(DataConfig(), "style")
+    assert 1300 < len(source) < 1900
+    train = {e.path.stem: e for e in all_emoji() if e.split == "train"}
+    keys = [source.key(k) for k in range(len(source))]
+    assert set(keys) <= set(train)
+    assert not [key for key in keys if "skin tone" in train[key].captions[0]]
+    for k in range(0, len(source), 300):
+        pair, e = source.load(k), train[keys[k]]
+        assert tuple(pair.captions) == e.captions
+        drawn, own = decode_image(pair.image, 10**6)[0], decode_image(e.path.read_bytes(), 10**6)[0]
+        assert drawn.shape == own.shape
+        assert not drawn.equal(own)
+    assert source.stamp() != FileSource([replace(pair, drawing=None) for pair in source.pairs]).stamp()
 
 
 def test_every_emoji_has_openmojis_drawing_too():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gapless.eval.compare import bootstrap_difference, columns, evaluations, named
+from gapless.eval.compare import bootstrap_difference, bootstrap_error, columns, evaluations, named
 from gapless.eval.results import Result, save_result
 from gapless.report.page import _result_tables
 from gapless.report.runs import RunRecord
@@ -93,3 +93,30 @@ def test_reports_have_a_table_for_each_setting_and_mark_nothing_over_other_sampl
     assert other.title == "six: zeroshot classification (split val)"
     assert not any(cell.best for row in other.rows for cell in row)
     assert "cannot be compared" in other.note
+
+
+def test_samples_of_a_group_are_drawn_together(tmp_path):
+    hits = (torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.5).float().repeat_interleave(5)
+    groups = torch.arange(60).repeat_interleave(5)
+    mean, low, high = bootstrap_difference(hits, torch.zeros(300))
+    same, lower, higher = bootstrap_difference(hits, torch.zeros(300), groups)
+    assert same == mean == pytest.approx(float(hits.mean()))
+    assert higher - lower == pytest.approx(5**0.5 * (high - low), rel=0.1)
+    # Large groups count for more: the mean is over samples, not over groups.
+    uneven = torch.tensor([1.0] * 9 + [0.0])
+    assert bootstrap_difference(uneven, torch.zeros(10), torch.tensor([0] * 9 + [1]))[0] == pytest.approx(0.9)
+    assert bootstrap_difference(uneven, torch.zeros(10), torch.zeros(10, dtype=torch.long)) == pytest.approx((0.9,) * 3)
+    for name, values in (("a", hits), ("b", 0 * hits)):
+        metrics = {"acc1": float(values.mean())}
+        save_result(
+            result(metrics=metrics, samples={"acc1": values}, groups={"acc1": groups}, num_samples=300), tmp_path / name
+        )
+    said = run("eval", "--compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert f"{mean:+.4f} [{lower:+.4f}, {higher:+.4f}]" in said
+
+
+def test_the_error_of_a_mean_is_the_one_of_its_samples():
+    values = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    error, groups = bootstrap_error(values)
+    assert (error, groups) == (pytest.approx(float(values.std()) / 200**0.5, rel=0.06), 200)
+    assert bootstrap_error(values, torch.zeros(200, dtype=torch.long)) == (0.0, 1)
