@@ -1,9 +1,10 @@
 """Gradients of the training step: over processes and in parts they are those of one batch on one process."""
 
+import copy
 import os
 import shutil
 import tempfile
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,16 @@ def part(first, count):
     )
 
 
+@cache
+def built(initial_bias, dropout):
+    """A model, of which copies are used."""
+    architecture = TINY | {"vision_cfg": TINY["vision_cfg"] | {"patch_dropout": dropout}}
+    return build_model(ModelConfig(name="custom", architecture=architecture), seed=1, initial_bias=initial_bias)[0]
+
+
 def gradients(objective, batch, sizes, micro_batch_size=None, dropout=0.0):
     """Losses and all gradients of a step on this process, by name."""
-    architecture = TINY | {"vision_cfg": TINY["vision_cfg"] | {"patch_dropout": dropout}}
-    config = ModelConfig(name="custom", architecture=architecture)
-    model, _ = build_model(config, seed=1, initial_bias=objective.initial_bias)
+    model = copy.deepcopy(built(objective.initial_bias, dropout))
     model.clip.logit_scale.requires_grad_(objective.uses_temperature)
     accelerator = Accelerator()
     prepared = accelerator.prepare(model)
