@@ -1,6 +1,6 @@
 """The emoji edition of the contrastive-gap paper: every run's numbers, its claims, and how long it trained.
 
-python bench/contrastive_gap.py [OUTPUT [DIMENSION ...]]    # runs what is not finished under OUTPUT (runs/contrastive-gap)
+python bench/contrastive_gap.py [OUTPUT [DIMENSION ...]]     # runs what is not finished (runs/contrastive-gap)
 """
 
 import json
