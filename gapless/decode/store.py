@@ -234,7 +234,7 @@ def _describe(path: Path) -> tuple[list[str], list[str], dict[str, str]]:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{path} is not in the format of embeddings ({error})") from None
-    if path.suffix != ".npz" and metadata.get("format", FORMAT) != FORMAT:
+    if metadata.get("format", FORMAT) != FORMAT:
         raise DataError(f"{path} is of format {metadata['format']!r}, this gapless reads {FORMAT!r}: update gapless")
     return keys, captions or [""] * len(keys), metadata
 

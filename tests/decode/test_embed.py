@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from gapless.config import DataConfig
 from gapless.decode import FeatureStore, embed, save_features
@@ -83,6 +84,8 @@ def test_images_and_texts_of_each_split_are_stored_with_their_owners_and_means(w
     torch.testing.assert_close(means["image"], IMAGES["train"].mean(dim=0))
     torch.testing.assert_close(means["text"], TEXTS["train"].mean(dim=0))
     assert set(means) == {"image", "text"}
+    with safe_open(tmp_path / "s" / "means.safetensors", "pt") as file:
+        assert file.metadata() == dict.fromkeys(means, "digest of the model")
 
 
 def test_only_the_main_process_writes(world, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ def test_embeddings_come_back_with_the_names_of_their_pairs(tmp_path, unit):
     assert torch.equal(read.image, pairs.image)
     assert torch.equal(read.text, pairs.text)
     assert read.indices.tolist() == [2, 0, 1]
-    assert read.keys == ["c", "a", "b"]
+    assert (read.keys, read.sample_set) == (["c", "a", "b"], "")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["epoch_00000.safetensors"]
 
 

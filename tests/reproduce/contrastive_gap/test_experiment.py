@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gapless.config import EvalPlan, load_config, with_changes
+from gapless.data import emoji
 from gapless.reproduce.contrastive_gap import experiment as contrastive_gap
 from gapless.reproduce.contrastive_gap.experiment import DIMENSIONS, SEEDS, Edition, reproduce
 from gapless.reproduce.contrastive_gap.published import OBJECTIVES, TABLES
@@ -17,7 +18,22 @@ TASKS = ["zero_shot", "retrieval", "gap", "arithmetic"]
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
+def few_emoji(monkeypatch):
+    """Every sixth family, so that an evaluation takes a second."""
+    families = sorted({e.family for e in emoji.all_emoji()})[::6]
+    chosen = tuple(e for e in emoji.all_emoji() if e.family in families)
+    for module in ("emoji", "labelled"):
+        monkeypatch.setattr(f"gapless.data.{module}.all_emoji", lambda: chosen)
+    kept = (emoji.emoji_classes, emoji.emoji_edits, emoji.emoji_families)
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, few_emoji):
     """An edition of two seeds at one dimension, one epoch each; call it with a member to make that one fail."""
 
     def make(runs, *settings):
