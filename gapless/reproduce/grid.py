@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -172,7 +173,7 @@ def _run_parallel(members: Sequence[Runnable], jobs: int) -> dict[str, str]:
     logs.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     with ProcessPoolExecutor(jobs, context, _take_place, (places, jobs, logs)) as pool, _passing_sigterm_on():
-        waiting = {pool.submit(run_member, member): member for member in members}
+        waiting = {pool.submit(_run_next, member): member for member in members}
         try:
             for k, future in enumerate(as_completed(waiting)):
                 failures |= future.result()
@@ -181,6 +182,21 @@ def _run_parallel(members: Sequence[Runnable], jobs: int) -> dict[str, str]:
             pool.shutdown(wait=True, cancel_futures=True)
             raise StoppedError("stopped by a signal; the same command goes on") from None
     return failures
+
+
+_stopped = threading.Event()
+"""Set in a process of the pool that a signal has stopped."""
+
+
+def _run_next(member: Runnable) -> dict[str, str]:
+    """In a process of the pool: :func:`run_member`, but nothing after a signal, although the pool has handed it out."""
+    if _stopped.is_set():
+        raise StoppedError("stopped by a signal")
+    try:
+        return run_member(member)
+    except StoppedError:
+        _stopped.set()
+        raise
 
 
 def _take_place(places: "multiprocessing.Queue[int]", jobs: int, logs: Path) -> None:

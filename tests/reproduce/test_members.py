@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import sys
+import threading
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -262,14 +263,21 @@ def test_a_pool_has_a_place_for_each_job(monkeypatch, tmp_path, caplog):
 
 @pytest.mark.parametrize("error", [StoppedError("x"), BrokenProcessPool("x")])
 def test_a_pool_that_a_signal_stopped_waits_for_what_runs(monkeypatch, tmp_path, error):
+    begun = []
+
     def stop(m):
+        begun.append(m)
         raise error
 
     monkeypatch.setattr(grid, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(grid, "run_member", stop)
+    monkeypatch.setattr(grid, "_stopped", threading.Event())
+    members = [Member(with_changes(Config(), name=name, output=str(tmp_path))) for name in "ab"]
     with pytest.raises(StoppedError, match="stopped by a signal; the same command goes on"):
-        grid._run_parallel([Member(with_changes(Config(), output=str(tmp_path)))], 2)
+        grid._run_parallel(members, 2)
     assert Pool.last.closed == [{"wait": True, "cancel_futures": True}]
+    # What the pool had handed out before is not begun any more in the process that was stopped.
+    assert begun == (members[:1] if isinstance(error, StoppedError) else members)
 
 
 @pytest.fixture
