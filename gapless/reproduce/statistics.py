@@ -89,10 +89,8 @@ class Comparison:
         return self._tail(bound - self.difference)
 
     def _tail(self, distance: float) -> float:
-        if math.isinf(self.error):
+        if math.isinf(self.error) or self.error == 0.0:  # of whole numbers that agree: nothing is known of other seeds
             return 1.0
-        if self.error == 0.0:
-            return 0.0 if distance > 0 else 1.0
         return float(student.sf(distance / self.error, self.freedom))
 
 

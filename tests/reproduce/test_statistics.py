@@ -74,10 +74,10 @@ def test_one_seed_decides_nothing():
     assert verdicts([[found]]) == ["not decided"]
 
 
-def test_differences_without_any_error_are_sure():
-    assert compare([1.0, 2.0], [0.5, 1.5], "high").evidence == (0.0, 1.0)
-    assert compare([1.0, 2.0], [1.0, 2.0], "low").evidence == (1.0, 1.0)
-    assert compare([1.0, 2.0], [1.0, 2.0], "equal", 0.1).evidence == (0.0, 1.0)
+def test_whole_numbers_that_agree_over_the_seeds_decide_nothing():
+    found = compare([7.0, 9.0], [1.0, 3.0], "high")
+    assert (found.interval(), found.evidence) == ((6.0, 6.0), (1.0, 1.0))
+    assert compare([1.0, 2.0], [1.0, 2.0], "equal", 0.1).evidence == (1.0, 1.0)
 
 
 def test_pairs_are_needed():

@@ -122,10 +122,19 @@ def test_the_test_set_is_part_of_the_interval():
 
 def test_the_gap_of_clip_grows_with_the_dimension():
     key = ("The gap of clip grows with the dimension", "centroid_distance, against the dimension before")
-    found = rows(scored({"clip": (0.2, 0.5, 0.9)}, (32, 64, 128)))[0][key]
+
+    def growing(*gaps):
+        """Each dimension has another noise."""
+        return {
+            ("clip", d, s): Scored({"centroid_distance": gap + noise * d / 64}, {}, {}, {})
+            for d, gap in zip((32, 64, 128), gaps, strict=True)
+            for s, noise in enumerate(NOISE)
+        }
+
+    found = rows(growing(0.2, 0.5, 0.9))[0][key]
     assert [cell.text[:6] for cell in found[3:6]] == ["-", "+0.300", "+0.400"]
     assert found[-1].text == "holds"
-    assert rows(scored({"clip": (0.2, 0.5, 0.3)}, (32, 64, 128)))[0][key][-1].text == "does not hold"
+    assert rows(growing(0.2, 0.5, 0.3))[0][key][-1].text == "does not hold"
     assert not [name for name, _ in rows(scored({"clip": (0.2,)}, (32,)))[0] if name == key[0]]
 
 
