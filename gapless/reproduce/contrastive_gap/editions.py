@@ -75,7 +75,9 @@ def emoji_edition(output: Path, seeds: Sequence[int], dimensions: Sequence[int],
     epochs = {"epochs": 3 if quick else 6}
     bases = {seed: fine_tuning(start, train=epochs) for seed, start in starts.items()}
     # To start loader processes takes longer than to read the few pictures.
-    plan = EvalPlan(["emoji"], ["zero_shot", "retrieval", "gap", "arithmetic"], split="test", captions="first", workers=0)
+    plan = EvalPlan(
+        ["emoji"], ["zero_shot", "retrieval", "gap", "arithmetic"], split="test", captions="first", workers=0
+    )
     kept = [0, 1, 3, 6, 12, 25, 37, 50]
     shorter = {"train": {"epochs": 50}, "eval": {"keep_embeddings": kept}} if quick else {}
     return Edition(
