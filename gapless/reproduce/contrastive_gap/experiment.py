@@ -31,7 +31,7 @@ def reproduce(
     data_path: str | None = None,
     root: str | None = None,
     dimensions: Sequence[int] = DIMENSIONS,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] | None = None,
     jobs: int | None = None,
     allow_missing: bool = False,
 ) -> list[Table]:
@@ -42,11 +42,12 @@ def reproduce(
     Args:
         output: folder of the runs and the results.
         edition: emoji or coco.
-        quick: one seed and shorter runs.
+        quick: shorter runs.
         data_path: COCO's folder, for coco.
         root: folder of the zero-shot sets and of simat, for coco; {dataset} in it becomes the name.
         dimensions: of the shared space; the paper's are 32, 64 and 128.
-        seeds: of the runs and, on emoji, of their starts; verdicts are taken at five.
+        seeds: of the runs and, on emoji, of their starts; None for the paper's three, or its first if quick. Verdicts
+            are taken at five.
         jobs: runs at a time; None for one on each GPU.
         allow_missing: whether failed runs are left out of the tables without being an error.
 
@@ -54,7 +55,7 @@ def reproduce(
         DataError: runs or data sets are missing (after everything is written), unless allowed.
     """
     runs = output / "runs"
-    seeds = seeds[:1] if quick else seeds
+    seeds = seeds or (SEEDS[:1] if quick else SEEDS)
     if edition == "coco":
         grid = coco_edition(runs, seeds, dimensions, data_path, root)
         build_source(grid.members[0].config.data, "val")  # missing pictures are noticed before a model is loaded

@@ -287,6 +287,10 @@ def test_the_start_is_trained_before_the_grid_and_failures_are_a_table(tmp_path,
         (["twin", "three", "m"], 3, False),
     ]
     assert json.loads((tmp_path / "results.json").read_text()) == {"cua-128-42": {"simat": 0.5}}
+    with pytest.raises(experiment.DataError):
+        experiment.reproduce(tmp_path, quick=True, seeds=[7, 8])
+    assert done.pop(3)[1] == [7, 8]  # what is named is used
+    del done[3:]
     tables = experiment.reproduce(tmp_path, allow_missing=True)
     assert done[3] == (tmp_path / "runs", (42, 24, 44), (32, 64, 128), False)
     assert tables[-1].title == "Missing"
