@@ -63,6 +63,7 @@ CLAIMS = (
 GROWS = "The gap of clip grows with the dimension"
 EIGHTEEN = 0.18
 """How much better SIMAT's score becomes, of clip's (Table 6's caption)."""
+UNTESTED = "not testable"
 UNTESTABLE = {
     "emoji": (
         ("ImageNet, CIFAR, DTD and Caltech101 each gain", "Table 11", "these data sets are part of the COCO edition"),
@@ -83,20 +84,28 @@ def claim_tables(grid: Edition, scores: Scores) -> list[Table]:
     decided = verdicts([[c for c in found if c] for _, found in tested] + ([grown] if grown else []))
     rows = []
     for (claim, found), verdict in zip(tested, decided, strict=False):
-        cells = [_interval(c) if c else "-" for c in (*found, _over_dimensions(scores, claim))]
-        texts = [claim.text, claim.where, _measured(claim), *cells]
-        rows.append([*map(Cell, texts), Cell(verdict if any(found) else "not testable", verdict == "holds")])
+        cells = [_interval(c) if c else "-" for c in found]
+        if len(dimensions) > 1:
+            mean = _over_dimensions(scores, claim)
+            cells.append(_interval(mean) if mean else "-")
+        rows.append(_row(claim.text, verdict if any(found) else UNTESTED, claim.where, _measured(claim), *cells))
     if grown:
         cells = [*["-"] * (len(dimensions) - len(grown)), *map(_interval, grown)]
-        texts = [GROWS, "Tables 2, 7 and 8", "centroid_distance, against the dimension before", *cells, "-"]
-        rows.append([*map(Cell, texts), Cell(decided[-1], decided[-1] == "holds")])
-    rows += [_eighteen(scores, dimensions), *_of_single_runs(grid, len(dimensions))]
-    for text, where, why in UNTESTABLE.get(grid.name, ()):
-        rows.append([*map(Cell, (text, where, why, *["-"] * len(dimensions), "-")), Cell("not testable")])
-    header = ["claim", "where", "measured by", *(f"d = {d}" for d in dimensions), "mean over d", "verdict"]
-    counted = Counter(row[-1].text for row in rows)
+        rows.append(
+            _row(GROWS, decided[-1], "Tables 2, 7 and 8", "centroid_distance, against the dimension before", *cells)
+        )
+    rows += [_eighteen(scores, dimensions), *_of_single_runs(grid)]
+    rows += [_row(text, UNTESTED, where, why) for text, where, why in UNTESTABLE.get(grid.name, ())]
+    means = ["mean over d"] if len(dimensions) > 1 else []
+    header = ["claim", "verdict", "where", "measured by", *(f"d = {d}" for d in dimensions), *means]
+    rows = [row + [Cell("-")] * (len(header) - len(row)) for row in rows]
+    counted = Counter(row[1].text.partition(" (")[0] for row in rows)
     summary = ", ".join(f"{n} {verdict}" for verdict, n in counted.most_common())
     return [Table(f"The paper's claims: {summary}", header, rows, _note(scores))]
+
+
+def _row(claim: str, verdict: str, *others: str) -> list[Cell]:
+    return [Cell(claim), Cell(verdict, verdict == "holds"), *map(Cell, others)]
 
 
 def runs_of(scores: Scores, objective: str, dimension: int) -> dict[int, Scored]:
@@ -143,12 +152,17 @@ def _eighteen(scores: Scores, dimensions: Sequence[int]) -> list[Cell]:
         )
         shares.append(ours / theirs - 1 if theirs else math.nan)
     mean = fmean(shares)
-    verdict = "not testable" if math.isnan(mean) else "holds" if mean >= EIGHTEEN else "does not hold"
-    texts = ["SIMAT's score grows by 18 % of clip's", "Table 6", "simat of cuaxu, without an interval"]
-    return [*map(Cell, (*texts, *(f"{100 * x:+.0f} %" for x in (*shares, mean)))), Cell(verdict, verdict == "holds")]
+    verdict = UNTESTED if math.isnan(mean) else "holds" if mean >= EIGHTEEN else "does not hold"
+    shown = [
+        "-" if math.isnan(share) else f"{100 * share:+.0f} %"
+        for share in (shares if len(shares) == 1 else (*shares, mean))
+    ]
+    return _row(
+        "SIMAT's score grows by 18 % of clip's", verdict, "Table 6", "simat of cuaxu, without an interval", *shown
+    )
 
 
-def _of_single_runs(grid: Edition, dimensions: int) -> list[list[Cell]]:
+def _of_single_runs(grid: Edition) -> list[list[Cell]]:
     """Table 1 and Figure 1, each of which is one run: numbers, and no verdict."""
     rows = []
     for member in (*grid.identical, *grid.three_d):
@@ -156,18 +170,14 @@ def _of_single_runs(grid: Edition, dimensions: int) -> list[list[Cell]]:
             continue
         record = load_run(member.folder)
         if member in grid.three_d:
-            text, where, metric, paper = (
-                "In three dimensions clip closes the gap",
-                "Figure 1",
-                "val/centroid_distance",
-                "",
-            )
+            text, where = "In three dimensions clip closes the gap", "Figure 1"
+            metric, paper = "val/centroid_distance", ""
         else:
             text = f"Identical encoders begin mixed and end apart (temperature {member.labels['temperature']})"
             where, metric, paper = "Table 1", "val/linear_separability", "; paper 0.50 to 1.00"
         curve = record.curve(metric)
         change = f"{metric.partition('/')[2]} {curve[0][1]:.3f} to {curve[-1][1]:.3f}{paper}" if curve else "-"
-        rows.append([*map(Cell, (text, where, change, *["-"] * dimensions, "-")), Cell("not decided (one run)")])
+        rows.append(_row(text, "not decided (one run)", where, change))
     return rows
 
 
