@@ -55,8 +55,8 @@ def add_reproduce(parser: ArgumentParser) -> None:
             "seeds",
             list[NonNegativeInteger] | None,
             None,
-            f"Seeds in the grid of {PAPER}; by default the paper's 42, 24 and 44, or 42 alone with --quick. Verdicts "
-            "are taken at five.",
+            f"Seeds in the grid of {PAPER}; by default the paper's 42, 24 and 44, of which quick takes the first. "
+            "Verdicts are taken at five.",
         ),
         ("jobs", PositiveInteger, None, f"Number of runs of {PAPER} at a time; null for one on each GPU."),
     )

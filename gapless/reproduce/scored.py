@@ -86,7 +86,8 @@ def sampling_error(ones: Sequence[Scored], others: Sequence[Scored], metric: str
         if len(differences) < len(pairs):
             continue
         error, groups = bootstrap_error(torch.stack(differences).mean(dim=0), ones[0].groups.get(part))
-        variance, freedom = variance + (error / len(parts)) ** 2, min(freedom, groups - 1)
+        if groups > 1:  # one group says nothing about others
+            variance, freedom = variance + (error / len(parts)) ** 2, min(freedom, groups - 1)
     return variance, freedom
 
 

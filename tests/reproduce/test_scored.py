@@ -86,6 +86,8 @@ def test_without_samples_there_is_no_error_of_the_test_set():
     bare = Scored({"x": 1.0}, {}, {}, {})
     assert sampling_error([bare], [bare], "x") == (0.0, math.inf)
     assert sampling_error([run([1.0, 0.0])], [run([1.0])], "r") == (0.0, math.inf)  # of other samples
+    alone = torch.zeros(2, dtype=torch.long)  # one group, which says nothing about others
+    assert sampling_error([run([1.0, 0.0], alone)], [run([0.0, 0.0], alone)], "r") == (0.0, math.inf)
 
 
 def test_runs_are_compared_seed_by_seed_with_both_errors():
