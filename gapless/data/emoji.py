@@ -155,7 +155,9 @@ def build_emoji(config: DataConfig, split: str) -> FileSource:
     Raises:
         DataError: an unknown split, or OpenMoji's drawings are not installed.
     """
-    if split == STYLE and config.second_image == "same":
+    if split == STYLE:
+        if config.second_image != "same":
+            raise DataError(f"data.second_image: the split {STYLE} has one drawing of each concept")
         return FileSource(style_pairs())
     if split not in get_args(Split):
         raise DataError(f"emoji has the splits train, val, test and {STYLE}, not {split!r}")

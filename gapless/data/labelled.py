@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 from torch import Tensor
 
 from gapless.data.benchmark import place_of, read_benchmark, shard_paths, shards_prompts
-from gapless.data.emoji import all_emoji, emoji_classes, emoji_families
+from gapless.data.emoji import Split, all_emoji, emoji_classes, emoji_families
 from gapless.data.folders import look_through, tell_left_out
 from gapless.data.images import IMAGE_EXTENSIONS, BadSampleError, decode_image, printable, read_picture
 from gapless.data.pairs import stamp_of_files
@@ -62,7 +62,8 @@ def build_labelled(
     """A classification data set by name.
 
     Args:
-        name: ``emoji_group``, ``emoji_skin_tone``, ``imagefolder``, ``wds/...`` or a name of clip_benchmark.
+        name: ``emoji_group``, ``emoji_gender``, ``emoji_skin_tone``, ``imagefolder``, ``wds/...`` or a name of
+            clip_benchmark.
         root: where it lies; ``{dataset}`` or ``{dataset_cleaned}`` in it becomes the name with ``/`` as ``-``.
         split: train or test.
         download: let torchvision fetch what is missing.
@@ -105,6 +106,8 @@ class ImageFiles:
 
 
 def _emoji_set(name: str, split: str) -> LabelledSet:
+    if split not in get_args(Split):
+        raise DataError(f"split: {name} has the splits {', '.join(get_args(Split))}, not {split!r}")
     task = emoji_classes()[name]
     chosen = [e.path for e in all_emoji() if e.split == split and e.path.stem in task.labels]
     labels = [task.labels[path.stem] for path in chosen]

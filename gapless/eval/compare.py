@@ -118,11 +118,17 @@ def _newer(one: Result, other: Result) -> Result:
 
 
 def difference(one: Result, other: Result, metric: str) -> tuple[float, float, float] | None:
-    """Mean difference of a metric and its interval (:func:`bootstrap_difference`); None without the same samples."""
+    """Difference of a metric and its interval (:func:`bootstrap_difference`); None without the same samples.
+
+    The mean of pseudo-values (:mod:`gapless.geometry.jackknife`) is near the metric only, so that their interval is
+    moved to the difference that the two results have.
+    """
     first, second = one.samples.get(metric), other.samples.get(metric)
     if first is None or second is None or len(first) != len(second) or one.sample_set != other.sample_set:
         return None
-    return bootstrap_difference(first, second, one.groups.get(metric))
+    mean, low, high = bootstrap_difference(first, second, one.groups.get(metric))
+    moved = one.metrics[metric] - other.metrics[metric] - mean
+    return mean + moved, low + moved, high + moved
 
 
 def bootstrap_difference(

@@ -48,7 +48,7 @@ class Result:
     num_bad: int = 0
     """Samples that could not be used."""
     samples: dict[str, Tensor] = field(default_factory=dict)
-    """Score of every sample, (N,), by the name of the metric whose mean it is."""
+    """Score of every sample, (N,), by the name of the metric whose mean it is; of the gap, pseudo-values."""
     groups: dict[str, Tensor] = field(default_factory=dict)
     """Groups of samples that are not independent, int64 (N,), by metric; none where every sample is."""
     split: str = ""

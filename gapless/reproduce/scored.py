@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,17 +27,19 @@ class Scored:
     means: dict[str, list[str]]
     """What the means are over."""
 
+    def times(self, factor: float) -> "Scored":
+        """All scores so many times as large."""
+        numbers = {name: factor * value for name, value in self.numbers.items()}
+        return replace(self, numbers=numbers, samples={name: factor * rows for name, rows in self.samples.items()})
+
 
 MEANS = {
-    "zeroshot_classification": (
-        ("zero_shot", "acc1"),
-        ("zero_shot", "mean_per_class_recall"),
-        ("zero_shot", "centroid_distance"),
-        ("zero_shot", "uniformity_image"),
-    ),
-    "embedding_arithmetic": (("simat", "simat_score@1"),),
+    "zeroshot_classification": {
+        metric: f"zero_shot/{metric}" for metric in ("acc1", "centroid_distance", "uniformity_image")
+    },
+    "embedding_arithmetic": {"simat_score@1": "simat"},
 }
-"""Scores of a task that are averaged over its data sets, by the first part of their mean's name."""
+"""Scores of a task that are averaged over its data sets, and what their mean is called."""
 
 
 def scores(folder: Path, pairs: str) -> Scored:
@@ -55,10 +57,9 @@ def scores(folder: Path, pairs: str) -> Scored:
         scored.numbers.update({f"{place}{name}": value for name, value in result.metrics.items()})
         scored.samples.update({f"{place}{name}": values for name, values in result.samples.items()})
         scored.groups.update({f"{place}{name}": rows for name, rows in result.groups.items()})
-        for mean, metric in MEANS.get(result.task, ()):
+        for metric, mean in MEANS.get(result.task, {}).items():
             if metric in result.metrics:
-                name = mean if mean == "simat" else f"{mean}/{metric}"
-                scored.means.setdefault(name, []).append(f"{place}{metric}")
+                scored.means.setdefault(mean, []).append(f"{place}{metric}")
     for name, parts in scored.means.items():
         scored.numbers[name] = sum(scored.numbers[part] for part in parts) / len(parts)
     return scored

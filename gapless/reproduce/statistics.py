@@ -60,7 +60,7 @@ class Comparison:
     """Seeds."""
     claim: Direction
     margin: float = 0.0
-    """Of equal."""
+    """Of equal; and how much worse may count as low or high."""
 
     def interval(self, level: float = 1 - LEVEL) -> tuple[float, float]:
         """The t interval of the difference; infinite for one seed."""
@@ -71,13 +71,15 @@ class Comparison:
     def evidence(self) -> tuple[float, float]:
         """The p-values of the claim and of its opposite, each the smaller, the surer it is.
 
-        Lower and higher are two-sided tests. Equal is Schuirmann's two one-sided tests (TOST): both ends of its 90 %
-        interval lie within the margin where p is below 5 %; its opposite is a difference beyond the margin.
+        Lower and higher are two-sided tests, of a difference from zero or from the margin. Equal is Schuirmann's two
+        one-sided tests (TOST): both ends of its 90 % interval lie within the margin where p is below 5 %; its opposite
+        is a difference beyond the margin.
         """
         if self.claim == "equal":
             within = max(self._above(-self.margin), self._below(self.margin))
             return within, min(1.0, 2 * min(self._above(self.margin), self._below(-self.margin)))
-        lower, higher = min(1.0, 2 * self._below(0.0)), min(1.0, 2 * self._above(0.0))
+        bound = self.margin if self.claim == "low" else -self.margin
+        lower, higher = min(1.0, 2 * self._below(bound)), min(1.0, 2 * self._above(bound))
         return (lower, higher) if self.claim == "low" else (higher, lower)
 
     def _above(self, bound: float) -> float:
@@ -111,7 +113,7 @@ def compare(
         other: n values, each of the same seed as its partner.
         claim: low or high if one is claimed to be lower or higher; equal if they are claimed to differ by less than
             the margin.
-        margin: of equal.
+        margin: of equal; of low or high, how much worse counts as no worse (0 for a strict claim).
         sampling: variance of the mean difference over test sets, and its degrees of freedom.
 
     Raises:

@@ -16,6 +16,7 @@ from gapless.data.emoji import (
     openmoji_drawings,
 )
 from gapless.data.images import decode_image
+from gapless.data.labelled import build_labelled
 from gapless.data.pairs import FileSource
 from gapless.data.sources import build_source
 from gapless.errors import DataError
@@ -97,6 +98,10 @@ def test_pictures_open_and_no_transparent_colour_shows():
 def test_unknown_split():
     with pytest.raises(DataError, match="splits train, val, test and style, not 'dev'"):
         build_source(DataConfig(), "dev")
+    with pytest.raises(DataError, match="data.second_image: the split style has one drawing"):
+        build_source(DataConfig(second_image="openmoji"), "style")
+    with pytest.raises(DataError, match="split: emoji_group has the splits train, val, test, not 'style'"):
+        build_labelled("emoji_group", split="style")
 
 
 def test_the_test_of_style_has_known_concepts_in_other_drawings():

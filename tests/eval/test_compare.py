@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gapless.eval.compare import bootstrap_difference, bootstrap_error, columns, evaluations, named
+from gapless.eval.compare import bootstrap_difference, bootstrap_error, columns, difference, evaluations, named
 from gapless.eval.results import Result, save_result
 from gapless.report.page import _result_tables
 from gapless.report.runs import RunRecord
@@ -120,3 +120,12 @@ def test_the_error_of_a_mean_is_the_one_of_its_samples():
     error, groups = bootstrap_error(values)
     assert (error, groups) == (pytest.approx(float(values.std()) / 200**0.5, rel=0.06), 200)
     assert bootstrap_error(values, torch.zeros(200, dtype=torch.long)) == (0.0, 1)
+
+
+def test_the_interval_of_pseudo_values_is_around_the_difference_that_is_shown(tmp_path):
+    one = result(metrics={"acc1": 0.75}, samples={"acc1": torch.tensor([0.5, 0.7, 0.9])})
+    other = result(metrics={"acc1": 0.25}, samples={"acc1": torch.tensor([0.1, 0.2, 0.3])})
+    _, low, high = bootstrap_difference(one.samples["acc1"], other.samples["acc1"])
+    assert difference(one, other, "acc1") == pytest.approx((0.5, low, high))  # 0.7 - 0.2 is 0.5 already
+    other.metrics["acc1"] = 0.3
+    assert difference(one, other, "acc1") == pytest.approx((0.45, low - 0.05, high - 0.05))

@@ -67,6 +67,14 @@ def test_the_error_of_the_test_set_is_added_with_welchs_freedom():
     assert (alike.error, alike.freedom) == (pytest.approx(0.0625), pytest.approx(40))
 
 
+def test_no_worse_is_tested_from_the_margin():
+    low, shifted = compare(ONE, OTHER, "low", 0.05), compare([v - 0.05 for v in ONE], OTHER, "low")
+    assert low.evidence == pytest.approx(shifted.evidence)
+    high, moved = compare(ONE, OTHER, "high", 0.05), compare([v + 0.05 for v in ONE], OTHER, "high")
+    assert high.evidence == pytest.approx(moved.evidence)
+    assert low.interval() == compare(ONE, OTHER, "low").interval()
+
+
 def test_one_seed_decides_nothing():
     found = compare([1.0], [0.5], "high", sampling=(0.01, 50))
     assert (found.difference, found.n, found.interval()) == (0.5, 1, (-math.inf, math.inf))
