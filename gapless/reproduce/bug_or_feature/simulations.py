@@ -121,17 +121,8 @@ def clusters(
     """
     if sphere and gap > 2:
         raise ValueError(f"a gap of {gap} does not fit on the sphere, whose points are at most 2 apart")
-    generator = torch.Generator().manual_seed(seed)
-    sides: list[Tensor] = []
-    for sign in (1, -1):
-        points = torch.randn(n, d, generator=generator, dtype=torch.float64) * spread
-        if flat:
-            points[:, [k for k in range(d) if k != 1]] = 0
-        points[:, 0] += sign * gap / 2
-        if sphere:
-            points[:, 1] += math.sqrt(1 - gap**2 / 4)
-        sides.append(F.normalize(points, dim=1) if sphere else points)
-    x, y, history = descend(sides[0], sides[1], steps, lr, temperature, sphere, growth, progress)
+    x, y = _clusters(n, d, gap, spread, sphere, flat, seed)
+    x, y, history = descend(x, y, steps, lr, temperature, sphere, growth, progress)
     nearest = torch.cdist(x, y).argmin(dim=1)
     steps_at = history["step"]
     return Simulated(
@@ -148,6 +139,21 @@ def clusters(
         },
         curves={name: {"": (steps_at, history[name])} for name in history if name != "step"},
     )
+
+
+def _clusters(n: int, d: int, gap: float, spread: float, sphere: bool, flat: bool, seed: int) -> tuple[Tensor, Tensor]:
+    """The points that :func:`clusters` begins with, (N, D) each."""
+    generator = torch.Generator().manual_seed(seed)
+    sides: list[Tensor] = []
+    for sign in (1, -1):
+        points = torch.randn(n, d, generator=generator, dtype=torch.float64) * spread
+        if flat:
+            points[:, [k for k in range(d) if k != 1]] = 0
+        points[:, 0] += sign * gap / 2
+        if sphere:
+            points[:, 1] += math.sqrt(1 - gap**2 / 4)
+        sides.append(F.normalize(points, dim=1) if sphere else points)
+    return sides[0], sides[1]
 
 
 def _at_moments(history: dict[str, list[float]], steps: Sequence[float], names: Sequence[float]) -> dict[str, float]:
